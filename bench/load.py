@@ -185,29 +185,28 @@ class Connection(asyncio.Protocol):
             self.tally.errors["an answer that nobody asked for"] += 1
             self.abort()
             return
+        took_s = time.perf_counter() - self.sent_s
         fault = _fault(
             work,
             status=self.parser.get_status_code(),
             size=self.size,
             body=self.tail if work.stream else b"".join(self.parts),
         )
-        self._end(fault)
-        # uvloop hands over the rest of this read afterwards, so a new call may start here only
-        # because one answer is outstanding at a time.
+        self._end(fault, took_s)
         if self.transport is not None and not self.transport.is_closing():
             if self.parser.should_keep_alive():
                 self.on_idle(self)
             else:
                 self.transport.close()
 
-    def _end(self, fault: str | None) -> None:
+    def _end(self, fault: str | None, took_s: float = 0.0) -> None:
         self.work = None
         if fault is not None:
             self.tally.errors[fault] += 1
             return
         self.tally.calls += 1
         self.tally.last_size = self.size
-        self.tally.latencies_s.append(time.perf_counter() - self.sent_s)
+        self.tally.latencies_s.append(took_s)
 
 
 def _fault(work: Work, *, status: int, size: int, body: bytes) -> str | None:

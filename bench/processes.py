@@ -1,0 +1,195 @@
+"""Processes that are measured: started on one core, read from the process table, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from bench.systems import PROFILES, System, chat_body
+
+PR_SET_PDEATHSIG: Final = 1
+"""`prctl` option. Source: linux/prctl.h."""
+
+READY_TIMEOUT_S: Final = 30.0
+"""Longest wait from the start of a system to its first answer; a hung start must end the run."""
+
+POLL_S: Final = 0.02
+"""Pause between two tries to get the first answer: the error of a start's time."""
+
+STOP_TIMEOUT_S: Final = 5.0
+"""From SIGTERM to SIGKILL."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotReadyError(Exception):
+    """A system did not answer; the message says what it said instead."""
+
+
+def _die_with_parent() -> None:
+    """A killed bench leaves no child behind."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Running:
+    """A started system."""
+
+    def __init__(self, system: System, *, core: int, folder: Path) -> None:
+        self.system = system
+        self.log = folder / f"{system.name}-{time.monotonic_ns()}.log"
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.start_s = time.perf_counter()
+        with self.log.open("wb") as log, _on_core(core):
+            for command in system.commands:
+                self.children.append(_spawn(command, log, folder))
+
+    def pids(self) -> list[int]:
+        """Every process of the system, grandchildren included."""
+        parents: dict[int, list[int]] = {}
+        for entry in os.listdir("/proc"):  # noqa: PTH208 - names, many times
+            if entry.isdigit():
+                with contextlib.suppress(OSError):
+                    stat = Path(f"/proc/{entry}/stat").read_text()
+                    parent = int(stat.rpartition(")")[2].split()[1])
+                    parents.setdefault(parent, []).append(int(entry))
+        found: list[int] = []
+        left = [child.pid for child in self.children]
+        while left:
+            pid = left.pop()
+            found.append(pid)
+            left.extend(parents.get(pid, []))
+        return sorted(found)
+
+    def wait_ready(self) -> float:
+        """Wait until every profile's model answers; seconds from the start to the first answer.
+
+        Raises:
+            NotReadyError: A process ended, or `READY_TIMEOUT_S` passed.
+        """
+        first_answer_s = 0.0
+        for name, profile in PROFILES.items():
+            self._wait_answer(self.system.ports[name], profile.model)
+            first_answer_s = first_answer_s or time.perf_counter() - self.start_s
+            if profile.token_interval_ms and self.system.name != "direct":
+                break  # the paced ones answer slowly; their model lists come with the first
+        return first_answer_s
+
+    def _wait_answer(self, port: int, model: str) -> None:
+        said = "nothing"
+        while time.perf_counter() - self.start_s < READY_TIMEOUT_S:
+            for child in self.children:
+                if child.poll() is not None:
+                    raise NotReadyError(self._story(f"it ended with {child.returncode}"))
+            try:
+                said = _ask(port, model)
+            except (OSError, http.client.HTTPException) as exc:
+                said = repr(exc)
+            if said == "200":
+                return
+            time.sleep(POLL_S)
+        raise NotReadyError(self._story(f"no answer to a chat call, last: {said}"))
+
+    def _story(self, what: str) -> str:
+        tail = self.log.read_text(errors="replace").splitlines()[-15:]
+        return "\n".join([f"{self.system.name}: {what}", *tail])
+
+    def stop(self) -> None:
+        """End every process: asked first, then killed. May be called twice."""
+        for child in self.children:
+            _signal(child, signal.SIGTERM)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        for child in self.children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.01, deadline_s - time.monotonic()))
+            # The group outlives its leader if a child of it hangs.
+            _signal(child, signal.SIGKILL)
+            child.wait()
+
+
+def _spawn(command: object, log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: PLW1509 - one thread here, so preexec_fn is safe
+        command,  # type: ignore[call-overload]
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=folder,
+        start_new_session=True,  # Ctrl-C reaches the bench alone, which then stops in order
+        preexec_fn=_die_with_parent,
+    )
+
+
+def _signal(child: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+@contextlib.contextmanager
+def _on_core(core: int) -> Iterator[None]:
+    """Children started inside inherit the core."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def _ask(port: int, model: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_TIMEOUT_S)
+    try:
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", chat_body(model), headers)
+        response = connection.getresponse()
+        body = response.read(2000)
+        return "200" if response.status == 200 else f"{response.status} {body[:300]!r}"
+    finally:
+        connection.close()
+
+
+def cpu_s(pids: list[int]) -> float:
+    """User and system time of all threads, dead ones included, in seconds.
+
+    The process's CPU clock: the figure behind utime and stime of `/proc/PID/stat`, but in
+    nanoseconds instead of ticks of 10 ms. Clock id: MAKE_PROCESS_CPUCLOCK in the kernel's
+    include/linux/posix-timers.h, with CPUCLOCK_SCHED = 2.
+    """
+    return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
+
+
+def resident_mb(pids: list[int]) -> float:
+    """VmRSS summed, in MB of 10^6 bytes. Pages that processes share count once for each."""
+    total_kib = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total_kib += int(line.split()[1])
+    return total_kib * 1024 / 1e6
+
+
+def core_busy_s(core: int) -> float:
+    """Seconds that a core did anything, time stolen by the host included (ticks of 10 ms)."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith(f"cpu{core} "):
+            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
+                int, line.split()[1:]
+            )
+            busy = user + nice + system + irq + softirq + steal
+            return busy / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def raise_file_limit() -> int:
+    """Open files as many as allowed, here and in all children; how many that is."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
