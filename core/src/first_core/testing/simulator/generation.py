@@ -139,7 +139,11 @@ class Generator:
         else:
             return 0, [], start
         if not "".join(uncut[: position + 1]).startswith(partial):
-            return max(1, self._natural - used), [], crc32(partial.encode("utf-8", "replace"), start)
+            return (
+                max(1, self._natural - used),
+                [],
+                crc32(partial.encode("utf-8", "replace"), start),
+            )
         tail = piece[len(piece) - (length - len(partial)) :]
         head = [tail, *greeting[position + 1 :]]
         place = start + max(0, position + 1 - len(greeting))
