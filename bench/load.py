@@ -11,12 +11,14 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 import httptools
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BODY_BYTES: Final = 300
 """Size of a request's body, in bytes. Source: the work that the project's budget is stated for."""
@@ -28,6 +30,10 @@ STOP_TIMEOUT_S: Final = 15.0
 """Longest wait for calls in flight when the load stops; what is left then counts as an error."""
 
 FINISH = re.compile(rb'"finish_reason":\s*"\w+"')
+
+
+class WrongAnswerError(Exception):
+    """The upstream itself does not answer as it should; nothing can be measured."""
 
 
 class _Choice(msgspec.Struct):
@@ -218,11 +224,17 @@ def _fault(work: Work, *, status: int, size: int, body: bytes) -> str | None:
         unit = "events" if work.stream else "bytes"
         return f"{size} {unit} instead of {expected.size}"
     if work.stream:
-        if not FINISH.search(body):
-            return "stream without finish_reason"
-        return None if b"data: [DONE]" in body else "stream without [DONE]"
-    if expected is None:
-        return None
+        return _stream_fault(body)
+    return None if expected is None else _answer_fault(body)
+
+
+def _stream_fault(tail: bytes) -> str | None:
+    if not FINISH.search(tail):
+        return "stream without finish_reason"
+    return None if b"data: [DONE]" in tail else "stream without [DONE]"
+
+
+def _answer_fault(body: bytes) -> str | None:
     try:
         choices = _answers.decode(body).choices
     except msgspec.MsgspecError:
@@ -246,6 +258,19 @@ class Load:
         """Begin; returns when the load is fully there."""
         raise NotImplementedError
 
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: object
+    ) -> None:
+        if kind is None:
+            await self.stop()
+        else:
+            self.stopping = True
+            self._close()
+
     async def stop(self) -> None:
         """Send nothing new, wait for what is in flight, close everything."""
         self.stopping = True
@@ -256,10 +281,13 @@ class Load:
                 self.tally.errors["no end of the answer in time"] += late
                 break
             await asyncio.sleep(0.02)
+        self._close()
+        await asyncio.sleep(0.05)  # the other side sees the connections end before the next load
+
+    def _close(self) -> None:
         for connection in list(self.opened):
             connection.work = None
             connection.abort()
-        await asyncio.sleep(0.05)
 
     async def open(self) -> Connection | None:
         loop = asyncio.get_running_loop()
@@ -380,9 +408,9 @@ class OpenLoop(Load):
 async def learn(port: int, work: Work) -> Work:
     """The same work, expecting what `port` (the upstream itself) answers to it."""
     load = Streams(port, work, connections=1, ramp_s=0.0)
-    await load.start()
-    await load.stop()
+    async with load:
+        pass
     if load.tally.errors or not load.tally.last_size:
-        raise RuntimeError(f"the upstream does not answer rightly: {dict(load.tally.errors)}")
+        raise WrongAnswerError(f"the upstream does not answer rightly: {dict(load.tally.errors)}")
     # An answer in one piece may differ by the digits of an id or a time, a stream's events not.
     return work.expecting(load.tally.last_size, slack=0 if work.stream else 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import http.client
@@ -10,17 +11,22 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
-from bench.systems import PROFILES, System, chat_body
+from bench.systems import PROFILES, Command, System, chat_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PR_SET_PDEATHSIG: Final = 1
 """`prctl` option. Source: linux/prctl.h."""
 
 READY_TIMEOUT_S: Final = 30.0
 """Longest wait from the start of a system to its first answer; a hung start must end the run."""
+
+ASK_TIMEOUT_S: Final = 5.0
+"""Longest wait for one of these answers. It blocks the loop, which has nothing else to do then."""
 
 POLL_S: Final = 0.02
 """Pause between two tries to get the first answer: the error of a start's time."""
@@ -69,34 +75,39 @@ class Running:
             left.extend(parents.get(pid, []))
         return sorted(found)
 
-    def wait_ready(self) -> float:
-        """Wait until every profile's model answers; seconds from the start to the first answer.
+    async def wait_ready(self) -> float:
+        """Wait for the first chat answer, then until every model is listed.
+
+        Returns:
+            Seconds from the start to the first answer.
 
         Raises:
             NotReadyError: A process ended, or `READY_TIMEOUT_S` passed.
         """
-        first_answer_s = 0.0
+        call = PROFILES["call"]
+        await self._wait(
+            self.system.ports["call"], "/v1/chat/completions", chat_body(call.model), ""
+        )
+        first_answer_s = time.perf_counter() - self.start_s
         for name, profile in PROFILES.items():
-            self._wait_answer(self.system.ports[name], profile.model)
-            first_answer_s = first_answer_s or time.perf_counter() - self.start_s
-            if profile.token_interval_ms and self.system.name != "direct":
-                break  # the paced ones answer slowly; their model lists come with the first
+            await self._wait(self.system.ports[name], "/v1/models", None, profile.model)
         return first_answer_s
 
-    def _wait_answer(self, port: int, model: str) -> None:
-        said = "nothing"
+    async def _wait(self, port: int, path: str, body: bytes | None, wanted: str) -> None:
+        """Until `path` answers 200 with `wanted` in the body."""
+        status, said = 0, "nothing"
         while time.perf_counter() - self.start_s < READY_TIMEOUT_S:
             for child in self.children:
                 if child.poll() is not None:
                     raise NotReadyError(self._story(f"it ended with {child.returncode}"))
             try:
-                said = _ask(port, model)
+                status, said = _ask(port, path, body)
             except (OSError, http.client.HTTPException) as exc:
-                said = repr(exc)
-            if said == "200":
+                status, said = 0, repr(exc)
+            if status == 200 and wanted in said:
                 return
-            time.sleep(POLL_S)
-        raise NotReadyError(self._story(f"no answer to a chat call, last: {said}"))
+            await asyncio.sleep(POLL_S)
+        raise NotReadyError(self._story(f"{path} is not as hoped: {status} {said[:300]}"))
 
     def _story(self, what: str) -> str:
         tail = self.log.read_text(errors="replace").splitlines()[-15:]
@@ -115,15 +126,15 @@ class Running:
             child.wait()
 
 
-def _spawn(command: object, log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: PLW1509 - one thread here, so preexec_fn is safe
-        command,  # type: ignore[call-overload]
+def _spawn(command: Command, log: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         cwd=folder,
         start_new_session=True,  # Ctrl-C reaches the bench alone, which then stops in order
-        preexec_fn=_die_with_parent,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
     )
 
 
@@ -143,14 +154,13 @@ def _on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, mine)
 
 
-def _ask(port: int, model: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_TIMEOUT_S)
+def _ask(port: int, path: str, body: bytes | None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT_S)
     try:
         headers = {"content-type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", chat_body(model), headers)
+        connection.request("GET" if body is None else "POST", path, body, headers)
         response = connection.getresponse()
-        body = response.read(2000)
-        return "200" if response.status == 200 else f"{response.status} {body[:300]!r}"
+        return response.status, response.read().decode(errors="replace")
     finally:
         connection.close()
 
@@ -179,9 +189,7 @@ def core_busy_s(core: int) -> float:
     """Seconds that a core did anything, time stolen by the host included (ticks of 10 ms)."""
     for line in Path("/proc/stat").read_text().splitlines():
         if line.startswith(f"cpu{core} "):
-            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
-                int, line.split()[1:]
-            )
+            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, line.split()[1:])
             busy = user + nice + system + irq + softirq + steal
             return busy / os.sysconf("SC_CLK_TCK")
     return 0.0

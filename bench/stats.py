@@ -45,9 +45,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 def values(rounds: Sequence[Round], system: str, metric: str) -> list[float]:
     """The metric in each round that has it."""
     return [
-        round_[system][metric]
-        for round_ in rounds
-        if system in round_ and metric in round_[system]
+        round_[system][metric] for round_ in rounds if system in round_ and metric in round_[system]
     ]
 
 

@@ -133,8 +133,7 @@ http {{
 
 def _vllm(upstreams: Ports) -> str:
     servers = "".join(
-        f'\n    - {{url: "http://127.0.0.1:{port}", cluster: bench}}'
-        for port in upstreams.values()
+        f'\n    - {{url: "http://127.0.0.1:{port}", cluster: bench}}' for port in upstreams.values()
     )
     return f"vllm:\n  servers:{servers}\n"
 
