@@ -8,6 +8,7 @@ from __future__ import annotations
 from first_core.telemetry.conventions import (
     ERROR_TYPE,
     FIRST_ATTEMPT,
+    FIRST_ATTEMPT_COUNT,
     FIRST_CLUSTER,
     FIRST_FRAMEWORK,
     FIRST_REQUEST_ID,
@@ -30,6 +31,7 @@ __all__ = [
     "CANCELLED",
     "ERROR_TYPE",
     "FIRST_ATTEMPT",
+    "FIRST_ATTEMPT_COUNT",
     "FIRST_CLUSTER",
     "FIRST_FRAMEWORK",
     "FIRST_REQUEST_ID",

@@ -35,6 +35,8 @@ FIRST_FRAMEWORK: Final = "first.framework"
 """Framework of the endpoint."""
 FIRST_ATTEMPT: Final = "first.attempt"
 """Which attempt of its call this is, from 1."""
+FIRST_ATTEMPT_COUNT: Final = "first.attempt_count"
+"""Attempts of the call that were begun."""
 FIRST_STREAMED: Final = "first.streamed"
 """Whether a stream was asked for."""
 

@@ -13,7 +13,11 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest, start_http_server
+from prometheus_client.exposition import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    generate_latest,
+    start_http_server,
+)
 
 from first_core.errors import SettingsError, StartupError
 from first_core.settings import ListenAddress
@@ -102,7 +106,7 @@ class Metrics:
             self._count_error(record.operation, record.error_reason)
         series.add(record)
 
-    def attempt_ended(self, endpoint: EndpointId, *, error_reason: str = "") -> None:
+    def attempt_ended(self, endpoint: EndpointId, error_reason: str = "") -> None:
         """Count an attempt that has ended; `error_reason` as in `CallRecord`."""
         outcome = error_class(error_reason) if error_reason else OK
         key = endpoint.cluster, endpoint.framework, outcome
@@ -149,7 +153,7 @@ class Metrics:
 
         Takes milliseconds where there are thousands of series.
         """
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def serve(self, address: ListenAddress) -> ListenAddress:
         """Answer scrapes from a thread, for a process that has no HTTP front.

@@ -133,9 +133,9 @@ class Telemetry:
         if record.error_reason or self._log.calls:
             _calls_log.log(_level(record), "call_ended", extra=_fields(record))
 
-    def attempt_ended(self, endpoint: EndpointId, *, error_reason: str = "") -> None:
+    def attempt_ended(self, endpoint: EndpointId, error_reason: str = "") -> None:
         """Count an attempt that has ended; `error_reason` as in `CallRecord`."""
-        self.metrics.attempt_ended(endpoint, error_reason=error_reason)
+        self.metrics.attempt_ended(endpoint, error_reason)
 
     def _measure_lag(self) -> None:
         due = self._clock.monotonic() + LOOP_LAG_INTERVAL_S

@@ -21,11 +21,11 @@ MAX_ITEMS: Final = 100
 MAX_DEPTH: Final = 4
 """Deepest nesting of a value in a line; what lies below becomes text."""
 
-_SECRET: Final = (  # noqa: S105 - a pattern of names
+_NAMES: Final = (
     r"authorization|api[_-]?key|(?:access|refresh|auth|bearer|id)[_-]?token|secret|passw(?:or)?d"
     r"|credential|cookie|private[_-]?key"
 )
-_SECRET_KEY: Final = re.compile(rf"{_SECRET}|^token$", re.IGNORECASE)
+_SECRET_KEY: Final = re.compile(rf"{_NAMES}|^token$", re.IGNORECASE)
 _CONTENT_KEYS: Final = frozenset(
     {"answer", "body", "completion", "content", "input", "messages", "output", "prompt", "text"}
 )
@@ -34,7 +34,7 @@ _SECRETS_IN_TEXT: Final = (
     (re.compile(r"\bsk-[\w-]{4,}"), f"sk-{MASK}"),
     (
         re.compile(
-            rf"((?:{_SECRET})[\"']?\s*[:=]\s*[\"']?)(?!Bearer|Basic)[^\s\"',;&]+", re.IGNORECASE
+            rf"((?:{_NAMES})[\"']?\s*[:=]\s*[\"']?)(?!Bearer|Basic)[^\s\"',;&]+", re.IGNORECASE
         ),
         rf"\g<1>{MASK}",
     ),
