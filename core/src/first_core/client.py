@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import grpc
 from grpc import aio
 
 from first_core.wire.status import error_from_rpc
@@ -139,21 +138,8 @@ async def _pull(call: Any, receive: Receive) -> None:
     try:
         while (message := await call.read()) is not aio.EOF:
             await receive(message)
-        code = await call.code()
-        if code is not grpc.StatusCode.OK:
-            # read() returns EOF for a failed call too; awaiting the status tells.
-            raise await _failure(call)
     finally:
         call.cancel()  # no effect on a call that has ended
-
-
-async def _failure(call: Any) -> aio.AioRpcError:
-    return aio.AioRpcError(
-        await call.code(),
-        await call.initial_metadata(),
-        await call.trailing_metadata(),
-        details=await call.details(),
-    )
 
 
 __all__ = ["CHANNEL_OPTIONS", "Metadata", "Receive", "RouterClient", "connect"]

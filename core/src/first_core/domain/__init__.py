@@ -1,0 +1,1 @@
+"""Rules of the product: no gRPC, no HTTP."""

@@ -1,0 +1,60 @@
+"""`first.v1.CatalogService`: tells what the router knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from first_core.errors import NotFoundError
+from first_core.rpc.edges import abort
+from first_core.wire import convert
+from first_proto.v1 import catalog_pb2, catalog_pb2_grpc
+
+if TYPE_CHECKING:
+    from first_core.domain.catalog import Catalog
+
+
+class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):  # type: ignore[misc]
+    """Answers from memory.
+
+    Args:
+        catalog: What the router knows.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def ListModels(  # noqa: N802 - the name of the RPC
+        self, request: catalog_pb2.ListModelsRequest, _context: Any
+    ) -> catalog_pb2.ListModelsResponse:
+        """List the models."""
+        models = self._catalog.models(cluster=request.cluster, framework=request.framework)
+        return catalog_pb2.ListModelsResponse(models=map(convert.model_message, models))
+
+    async def GetModel(  # noqa: N802 - the name of the RPC
+        self, request: catalog_pb2.GetModelRequest, context: Any
+    ) -> catalog_pb2.GetModelResponse:
+        """Return one model."""
+        model = self._catalog.model(request.id)
+        if model is None:
+            error = NotFoundError(
+                f"the model {request.id!r} does not exist", metadata={"model": request.id}
+            )
+            await abort(error, context)
+        return catalog_pb2.GetModelResponse(model=convert.model_message(model))
+
+    async def ListEndpoints(  # noqa: N802 - the name of the RPC
+        self, request: catalog_pb2.ListEndpointsRequest, _context: Any
+    ) -> catalog_pb2.ListEndpointsResponse:
+        """List the endpoints."""
+        found = [e for e in self._catalog.endpoints() if request.model in ("", e.id.model)]
+        return catalog_pb2.ListEndpointsResponse(endpoints=map(convert.endpoint_message, found))
+
+    async def WatchEndpoints(  # noqa: N802 - the name of the RPC
+        self, _request: catalog_pb2.WatchEndpointsRequest, context: Any
+    ) -> None:
+        """Stream the endpoints, again after each change, until the client leaves."""
+        while True:
+            change = self._catalog.next_change()
+            found = map(convert.endpoint_message, self._catalog.endpoints())
+            await context.write(catalog_pb2.WatchEndpointsResponse(endpoints=found))
+            await change.wait()

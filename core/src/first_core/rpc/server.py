@@ -1,0 +1,100 @@
+"""The router's gRPC server: our services, and the standard health and reflection ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from grpc import aio
+
+from first_core.client import CHANNEL_OPTIONS
+from first_core.errors import StartupError
+from first_core.settings import ListenAddress, require_loopback
+from first_proto.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from first_core.rpc.catalog import CatalogServicer
+    from first_core.rpc.inference import InferenceServicer
+    from first_core.settings import GrpcSettings
+
+
+def add_services(target: Any, inference: InferenceServicer, catalog: CatalogServicer) -> None:
+    """Register our services on a `grpc.aio.Server` or on the in-process channel."""
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, target)  # type: ignore[no-untyped-call]
+    catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, target)  # type: ignore[no-untyped-call]
+
+
+class GrpcServer:
+    """Serves a router's services at one address.
+
+    Args:
+        settings: Where to listen, and the largest message.
+        inference: Runs calls.
+        catalog: Tells what there is.
+    """
+
+    def __init__(
+        self, settings: GrpcSettings, inference: InferenceServicer, catalog: CatalogServicer
+    ) -> None:
+        self._settings = settings
+        self._inference = inference
+        self._catalog = catalog
+        self._server: aio.Server | None = None
+        self._health: Any = None
+
+    async def start(self) -> str:
+        """Listen, and return the target that clients connect to.
+
+        Raises:
+            StartupError: The address is not allowed, or taken.
+        """
+        listen = self._settings.listen or ""
+        address = ListenAddress.parse(listen)
+        require_loopback(address)
+        options = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
+        options.append(("grpc.max_receive_message_length", self._settings.max_message_bytes))
+        server = aio.server(options=options)
+        add_services(server, self._inference, self._catalog)
+        self._add_standard_services(server)
+        try:
+            port = server.add_insecure_port(listen)
+        except RuntimeError as exc:
+            raise StartupError(f"grpc.listen: cannot listen on {listen}: {exc}") from exc
+        await server.start()
+        self._server = server
+        return listen if address.unix else f"{address.host}:{port}"
+
+    def _add_standard_services(self, server: aio.Server) -> None:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415 - only a server
+        from grpc_health.v1._async import HealthServicer  # noqa: PLC0415
+        from grpc_reflection.v1alpha import reflection  # noqa: PLC0415
+
+        names = [
+            inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+            catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name,
+        ]
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection(
+            [*names, health_name, reflection.SERVICE_NAME], server
+        )
+        self._serving = health_pb2.HealthCheckResponse.SERVING
+        self._names = ["", *names]
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Take no more calls, wait `grace_s` for those in flight, then cancel; safe to repeat."""
+        server, self._server = self._server, None
+        if server is not None:
+            if self._health is not None:
+                await self._health.enter_graceful_shutdown()
+            await server.stop(grace_s)
+
+    async def mark_serving(self) -> None:
+        """Let the health service say SERVING."""
+        for name in self._names:
+            await self._health.set(name, self._serving)
