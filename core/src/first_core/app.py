@@ -17,7 +17,12 @@ from first_core.rpc.catalog import CatalogServicer
 from first_core.rpc.direct import DirectChannel
 from first_core.rpc.inference import InferenceServicer
 from first_core.rpc.server import GrpcServer, add_services
-from first_core.settings import Settings, load_settings, plugin_allow_list
+from first_core.settings import (
+    ListenAddress,
+    Settings,
+    load_settings,
+    plugin_allow_list,
+)
 from first_core.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -169,8 +174,11 @@ class Process:
             self._undo.append(self._stop_grpc)
             addresses.append(f"grpc://{await self._grpc.start()}")
             await self._grpc.mark_serving()
-        if not self._front_offers and self._settings.core.telemetry.metrics_listen:
-            addresses.append(self.telemetry.metrics.serve(self._settings.core.telemetry.metrics_listen))
+        metrics_listen = self._settings.core.telemetry.metrics_listen
+        if not self._front_offers and metrics_listen:
+            address = ListenAddress.parse(metrics_listen)
+            self.telemetry.metrics.serve(address)
+            addresses.append(f"http://{metrics_listen}/metrics")
         for factory in self._front_offers.values():
             front = factory(FrontContext(self._channel, self.telemetry, self._clock))
             self._undo.append(front.stop)

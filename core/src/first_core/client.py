@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]  # missing from the stubs
 
 from first_core.wire.status import error_from_rpc
 from first_proto.v1 import catalog_pb2, catalog_pb2_grpc, inference_pb2_grpc
@@ -136,7 +137,7 @@ class RouterClient:
 
 async def _pull(call: Any, receive: Receive) -> None:
     try:
-        while (message := await call.read()) is not aio.EOF:
+        while (message := await call.read()) is not EOF:
             await receive(message)
     finally:
         call.cancel()  # no effect on a call that has ended

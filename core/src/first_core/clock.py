@@ -35,8 +35,13 @@ class Clock(ABC):
 
     async def sleep(self, delay_s: float) -> None:
         """Wait for `delay_s` seconds."""
-        woken = asyncio.get_running_loop().create_future()
-        handle = self.call_later(delay_s, lambda: woken.done() or woken.set_result(None))
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        handle = self.call_later(delay_s, wake)
         try:
             await woken
         finally:

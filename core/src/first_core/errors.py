@@ -176,9 +176,7 @@ class BackendError(FirstError):
         retry_after_s: float | None = None,
         upstream: UpstreamError | None = None,
     ) -> None:
-        super().__init__(
-            message, metadata=metadata, retry_after_s=retry_after_s, upstream=upstream
-        )
+        super().__init__(message, metadata=metadata, retry_after_s=retry_after_s, upstream=upstream)
         self.work_started = work_started
 
 

@@ -227,9 +227,7 @@ def load_settings(path: Path | None, sections: Mapping[str, type[Section]]) -> S
         tree = model.model_validate(values)
     except pydantic.ValidationError as exc:
         raise SettingsError(_explain(exc, file, model)) from None
-    return Settings(
-        core=tree, sections={key: getattr(tree, key) for key in sections}, source=path
-    )
+    return Settings(core=tree, sections={key: getattr(tree, key) for key in sections}, source=path)
 
 
 class _File:

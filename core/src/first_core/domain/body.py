@@ -153,10 +153,7 @@ def _replace(data: bytes, key: str, old: bytes, new: bytes) -> bytes:
     """
     pattern = b'"' + key.encode() + b'"' + _SPACE + b":" + _SPACE + b"(" + re.escape(old) + b")"
     found = list(re.finditer(pattern, data))
-    if len(found) == 1:
-        spans = [found[0].span(1)]
-    else:
-        spans = _top_level_spans(data, key)
+    spans = [found[0].span(1)] if len(found) == 1 else _top_level_spans(data, key)
     for start, end in reversed(spans):
         data = data[:start] + new + data[end:]
     return data

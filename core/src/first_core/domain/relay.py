@@ -127,9 +127,7 @@ class Relay:
                 hides_usage=adds_usage,
                 max_event_bytes=self._limits.max_event_bytes,
             )
-            sink = AnswerSink(
-                endpoint.id, ledger.attempt_count, reader, writer, ledger.first_chunk
-            )
+            sink = AnswerSink(endpoint.id, ledger.attempt_count, reader, writer, ledger.first_chunk)
             try:
                 await _pour(endpoint, call, sink)
             finally:
@@ -173,9 +171,7 @@ class Relay:
         assert failure is not None  # noqa: S101 - there is at least one candidate
         raise failure
 
-    def _candidates(
-        self, model: str, incoming: IncomingCall, ledger: Ledger
-    ) -> Sequence[Endpoint]:
+    def _candidates(self, model: str, incoming: IncomingCall, ledger: Ledger) -> Sequence[Endpoint]:
         endpoints = self._catalog.endpoints_of(model)
         if endpoints:
             ledger.requested_model = model

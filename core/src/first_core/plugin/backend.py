@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeAlias
 
-from first_core.types import EndpointId, EndpointLoad, EndpointState, Operation, Timeouts
+from first_core.types import (  # noqa: TC001 - plugin authors resolve these annotations
+    EndpointId,
+    EndpointLoad,
+    EndpointState,
+    Operation,
+    Timeouts,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from first_core.domain.catalog import Catalog
 
 
-class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):  # type: ignore[misc]
+class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     """Answers from memory.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
+from grpc.aio import EOF  # type: ignore[attr-defined]  # missing from the stubs
 
 Message: TypeAlias = Any
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -53,7 +54,9 @@ class DirectContext:
 
 
 def _failure(code: grpc.StatusCode, details: str, trailing: Metadata = ()) -> aio.AioRpcError:
-    return aio.AioRpcError(code, aio.Metadata(), aio.Metadata(*trailing), details=details)
+    return aio.AioRpcError(
+        code, aio.Metadata(), aio.Metadata(*trailing), details=details, debug_error_string=None
+    )
 
 
 async def _no_write(_message: Message) -> None:
@@ -64,7 +67,7 @@ class DirectChannel:
     """Carries calls to servicers of the same process."""
 
     def __init__(self) -> None:
-        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     # The registering surface of a server.
 
@@ -72,7 +75,7 @@ class DirectChannel:
         """Ignore: the generated code also names each method, see the next one."""
 
     def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """Take the methods of one service."""
         for name, handler in handlers.items():
@@ -108,7 +111,7 @@ class DirectUnaryMethod:
         self,
         request: Message,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the name that generated stubs use
+        timeout: float | None = None,
         metadata: Any = (),
     ) -> DirectUnaryCall:
         """Return a call that runs when it is awaited."""
@@ -140,7 +143,7 @@ class DirectStreamMethod:
         self,
         request: Message,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109 - the name that generated stubs use
+        timeout: float | None = None,
         metadata: Any = (),
     ) -> DirectStreamCall:
         """Return a call that runs when it is pushed or read."""
@@ -179,11 +182,11 @@ class DirectStreamCall:
         if self._task is None:
             self._task = asyncio.create_task(self._pump())
         message = await self._messages.get()
-        if message is not aio.EOF:
+        if message is not EOF:
             return message
-        self._messages.put_nowait(aio.EOF)  # a further read ends the same way
+        self._messages.put_nowait(EOF)  # a further read ends the same way
         await self._task
-        return aio.EOF
+        return EOF
 
     async def _pump(self) -> None:
         try:
@@ -191,11 +194,11 @@ class DirectStreamCall:
         finally:
             if self._messages.full() and asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 self._messages.get_nowait()
-            await self._messages.put(aio.EOF)
+            await self._messages.put(EOF)
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield each message."""
-        while (message := await self.read()) is not aio.EOF:
+        while (message := await self.read()) is not EOF:
             yield message
 
     def cancel(self) -> bool:

@@ -18,7 +18,7 @@ _DATA: Final = inference_pb2.STREAM_EVENT_KIND_DATA
 _TRAILER: Final = inference_pb2.STREAM_EVENT_KIND_TRAILER
 
 
-class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):  # type: ignore[misc]
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """Runs calls for any carrier.
 
     Args:
@@ -35,9 +35,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):  # type: i
     ) -> inference_pb2.CallResponse:
         """Run one call and return its whole answer."""
         incoming = await self._incoming(request, context)
-        result = await guard(
-            self._relay.call(incoming), context, request_id=incoming.request_id
-        )
+        result = await guard(self._relay.call(incoming), context, request_id=incoming.request_id)
         return inference_pb2.CallResponse(
             body=result.answer.body,
             content_type=result.answer.content_type,
@@ -60,16 +58,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):  # type: i
 
     async def _incoming(self, request: inference_pb2.CallRequest, context: Any) -> IncomingCall:
         try:
-            if len(request.body) > self._max_body_bytes:
-                raise InvalidRequestError(
-                    f"the body is larger than {self._max_body_bytes} bytes",
-                    metadata={"field": "body", "max_body_bytes": str(self._max_body_bytes)},
-                )
+            self._check_size(request.body)
             return convert.incoming_call(
                 request, context.invocation_metadata(), context.time_remaining()
             )
         except InvalidRequestError as exc:
             await abort(exc, context)
+
+    def _check_size(self, body: bytes) -> None:
+        if len(body) > self._max_body_bytes:
+            raise InvalidRequestError(
+                f"the body is larger than {self._max_body_bytes} bytes",
+                metadata={"field": "body", "max_body_bytes": str(self._max_body_bytes)},
+            )
 
 
 class _MessageWriter:

@@ -80,9 +80,7 @@ class GrpcServer:
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection(
-            [*names, health_name, reflection.SERVICE_NAME], server
-        )
+        reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._names = ["", *names]
 

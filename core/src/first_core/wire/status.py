@@ -83,12 +83,8 @@ def code_of(error: FirstError) -> grpc.StatusCode:
 
 def details_of(error: FirstError) -> bytes:
     """Return the serialised `google.rpc.Status`: ErrorInfo, then RetryInfo and UpstreamError."""
-    status = status_pb2.Status(
-        code=code_pb2.Code.Value(code_of(error).name), message=error.message
-    )
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata=error.metadata
-    )
+    status = status_pb2.Status(code=code_pb2.Code.Value(code_of(error).name), message=error.message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     status.details.add().Pack(info)
     if error.retry_after_s is not None:
         delay = Duration()
@@ -101,7 +97,8 @@ def details_of(error: FirstError) -> bytes:
             body=error.upstream.body,
         )
         status.details.add().Pack(said)
-    return status.SerializeToString()
+    serialized: bytes = status.SerializeToString()
+    return serialized
 
 
 def error_from_rpc(failure: RpcFailure) -> FirstError:
