@@ -35,6 +35,9 @@ EXPORT_TIMEOUT_S: Final = 10.0
 FLUSH_TIMEOUT_S: Final = 5.0
 """Longest wait at the end for spans that were not sent yet, in seconds."""
 
+CLOSE_TIMEOUT_S: Final = 1.0
+"""Longest wait for the exporter's thread after it was told to end, in seconds."""
+
 _KINDS: Final = {
     SpanKind.SERVER: trace.SpanKind.SERVER,
     SpanKind.CLIENT: trace.SpanKind.CLIENT,
@@ -50,11 +53,19 @@ class SpanRecorder:
     Args:
         settings: `otlp_endpoint` must be set: `https://` means TLS, everything else does not.
         clock: Times of the spans.
+        flush_timeout_s: As `FLUSH_TIMEOUT_S`.
     """
 
-    def __init__(self, settings: TelemetrySettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: TelemetrySettings,
+        clock: Clock,
+        *,
+        flush_timeout_s: float = FLUSH_TIMEOUT_S,
+    ) -> None:
         endpoint = settings.otlp_endpoint or ""
         self._clock = clock
+        self._flush_timeout_s = flush_timeout_s
         self._exporter = _CalmExporter(
             OTLPSpanExporter(
                 endpoint=endpoint,
@@ -91,14 +102,15 @@ class SpanRecorder:
         return RecordedSpan(span, self._clock, parent)
 
     async def stop(self) -> None:
-        """Send what is left for at most `FLUSH_TIMEOUT_S`, then close; safe to repeat."""
+        """Send what is left for at most `flush_timeout_s`, then close; safe to repeat."""
         if self._stopped:
             return
         self._stopped = True
-        await run_bounded(self._provider.force_flush, FLUSH_TIMEOUT_S)
+        if not await run_bounded(self._provider.force_flush, self._flush_timeout_s):
+            _log.warning("spans left behind", extra={"timeout_s": self._flush_timeout_s})
         # Aborts an export that is still under way, so that the rest ends at once.
         self._exporter.shutdown()
-        await run_bounded(self._provider.shutdown, 1.0)
+        await run_bounded(self._provider.shutdown, CLOSE_TIMEOUT_S)
 
 
 class RecordedSpan:

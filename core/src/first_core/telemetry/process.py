@@ -75,10 +75,10 @@ class Telemetry:
         """Begin to log, to export spans and, on an event loop, to measure its lag."""
         if self._writer is not None:
             return
-        self._writer = logs.install(self._log, self._log_stream or sys.stderr)
         if self._recorder_class is not None:
             self._recorder = self._recorder_class(self._settings, self._clock)
             self._tracer = Tracer(self._settings.sample_ratio, self._recorder)
+        self._writer = logs.install(self._log, self._log_stream or sys.stderr)
         try:
             asyncio.get_running_loop()
         except RuntimeError:
