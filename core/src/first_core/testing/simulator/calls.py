@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from zlib import crc32
 
 import msgspec
 
-from first_core.testing.simulator import errors
+from first_core.testing.simulator import errors, tokenizer
 from first_core.testing.simulator.engine import PlainWork, StreamWork
+from first_core.testing.simulator.generation import WORDS
 from first_core.testing.simulator.http import JSON
 from first_core.testing.simulator.spoil import DONE, SpoiledExchange
 
@@ -29,18 +31,31 @@ encode: Final = msgspec.json.Encoder().encode
 
 __all__ = [
     "DONE",
+    "StreamOptions",
     "Ticks",
     "budget",
     "decode",
     "encode",
+    "logprob",
+    "logprob_of",
     "now",
+    "prompts_of",
     "resolve_model",
     "send_plain",
     "send_stream",
+    "settle",
+    "sse",
     "stop_strings",
     "text_of",
     "usage_fields",
 ]
+
+
+class StreamOptions(msgspec.Struct):
+    """What a stream tells besides its text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 def decode(decoder: msgspec.json.Decoder[T], exchange: Exchange) -> T:
@@ -104,6 +119,25 @@ def _part_text(part: Any) -> str:
     return f"<{part.get('type', 'part')}>"
 
 
+def prompts_of(given: str | list[Any], *, param: str) -> list[str]:
+    """Return the prompts of a call: a string, token ids, or a list of either."""
+    if isinstance(given, str):
+        return [given]
+    if given and all(type(item) is int for item in given):
+        return [_ids_text(given, param)]
+    texts = [item if isinstance(item, str) else _ids_text(item, param) for item in given]
+    if not texts:
+        raise errors.ApiError(400, f"{param} must not be empty", param=param)
+    return texts
+
+
+def _ids_text(ids: Any, param: str) -> str:
+    try:
+        return tokenizer.decode(msgspec.convert(ids, list[int]))
+    except (msgspec.ValidationError, ValueError) as exc:
+        raise errors.ApiError(400, f"{param}: {exc}", param=param) from exc
+
+
 def usage_fields(prompt: int, completion: int) -> dict[str, Any]:
     """Return usage as OpenAI words it."""
     return {
@@ -142,6 +176,30 @@ def send_stream(sim: Simulator, exchange: Exchange, ticks: Ticks) -> None:
     engine.submit(exchange, StreamWork(engine, exchange, ticks, burst=burst))
     if exchange.slot == "waiting":
         exchange.flush()
+
+
+def logprob(piece: str, top: int | None) -> dict[str, Any]:
+    """Return the log probability of a token, with `top` others beside it."""
+    own = _one_logprob(piece, logprob_of(piece))
+    others = [
+        _one_logprob(" " + word, own["logprob"] - 1.0 - place)
+        for place, word in enumerate(WORDS[: max(0, (top or 0) - 1)])
+    ]
+    return {**own, "top_logprobs": [own, *others] if top else []}
+
+
+def logprob_of(piece: str) -> float:
+    """Return the log probability that a token is given, the same each time."""
+    return -(crc32(piece.encode("utf-8", "replace")) % 500) / 1000
+
+
+def _one_logprob(piece: str, value: float) -> dict[str, Any]:
+    return {"token": piece, "logprob": value, "bytes": list(piece.encode())}
+
+
+def sse(kind: str, fields: Mapping[str, Any]) -> bytes:
+    """Return an event with a type of its own, as Anthropic and the Responses route have them."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), encode(fields))
 
 
 def settle(sim: Simulator, prompt_tokens: int, answers: Sequence[Answer]) -> None:

@@ -25,6 +25,15 @@ class ApiError(Exception):
         return error_body(self.status, self.message, kind=self.kind, param=self.param)
 
 
+class AnthropicError(ApiError):
+    """The same in the shape of the Anthropic routes."""
+
+    def body(self) -> bytes:
+        """Return the Anthropic error body."""
+        error = {"type": self.kind, "message": self.message}
+        return msgspec.json.encode({"type": "error", "error": error})
+
+
 def error_body(status: int, message: str, *, kind: str = "", param: str | None = None) -> bytes:
     """Return vLLM's error body; without `kind` it follows from `status`."""
     return msgspec.json.encode({"error": error_fields(status, message, kind=kind, param=param)})

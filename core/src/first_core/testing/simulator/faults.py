@@ -4,6 +4,7 @@
 POST to an inference route; with one it takes the next request to exactly that path, whatever
 its method. Faults are taken in the order in which they were added. Events are counted from 1
 as they stand on the wire: the role event of a chat stream is the first, `[DONE]` the last.
+Faults that speak of events leave an answer that is no stream as it is, except `ErrorInside`.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class CutInsideCharacter(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoDone(Fault):
-    """Send a complete stream without `[DONE]`."""
+    """Send a complete stream without its end mark: `[DONE]`, or Anthropic's `message_stop`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

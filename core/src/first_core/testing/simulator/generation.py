@@ -22,16 +22,21 @@ if TYPE_CHECKING:
 
     from first_core.testing.simulator.settings import SimulatorSettings
 
-WORDS: Final = (
-    "the a of and to in that it is was for on are with as his they at be this from have or by one "
-    "had not but what all were when we there can an your which their said if do will each about "
-    "how up out them then she many some so these would other into has more her two like him see "
-    "time could no make than first been its who now my made over did down only way find use may "
-    "water long very after words just where most know"
-).split()
+WORDS: Final = tuple(
+    word
+    for line in (
+        "the a of and to in that it is was for on are with as his they at be this from have or by",
+        "one had not but what all were when we there can an your which their said if do will each",
+        "about how up out them then she many some so these would other into has more her two like",
+        "him see time could no make than first been its who now my made over did down only way",
+        "find use may water long very after words just where most know",
+    )
+    for word in line.split()
+)
+"""Five letters at most, so that each is one token."""
 
-SPECIALS: Final = ("é", "漢", "字", "🙂", "ß", "—", "ñ")
-"""Characters of two, three and four bytes; one stands among any `SPECIAL_EVERY` tokens."""
+SPECIALS: Final = ("é", "漢", "🙂", "ß", "字", "🌍")
+"""Characters of two, three and four bytes, taken in turn: every `SPECIAL_EVERY`th token is one."""
 
 SPECIAL_EVERY: Final = 7
 RIVER_LENGTH: Final = 4099
@@ -56,6 +61,21 @@ class Answer:
     def text(self) -> str:
         """The whole text."""
         return "".join(self.pieces)
+
+    def piece_at(self, place: int) -> str | None:
+        """Return what the stream sends at token `place`; None where it has ended before.
+
+        An answer that stops by itself ends in an empty piece, one cut by the limit in its last.
+        """
+        length = len(self.pieces)
+        if place < length:
+            return self.pieces[place]
+        return "" if place == length and (self.finish != "length" or not length) else None
+
+    def ends_at(self, place: int) -> bool:
+        """Tell whether the piece at `place` is the last and carries the finish reason."""
+        last = len(self.pieces) - (self.finish == "length")
+        return place >= max(0, last)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,21 +151,12 @@ class Generator:
                 greeting = tokenizer.pieces(foreign if foreign.endswith(")") else foreign + ")")
         used = tokenizer.count(partial)
         uncut = self._stretch(greeting, start, max(self._natural, used + 1))
-        length = 0
-        for position, piece in enumerate(uncut):
-            length += len(piece)
-            if length > len(partial):
-                break
-        else:
-            return 0, [], start
-        if not "".join(uncut[: position + 1]).startswith(partial):
-            return (
-                max(1, self._natural - used),
-                [],
-                crc32(partial.encode("utf-8", "replace"), start),
-            )
-        tail = piece[len(piece) - (length - len(partial)) :]
-        head = [tail, *greeting[position + 1 :]]
+        if not "".join(uncut).startswith(partial):
+            # Nothing of ours: go on with some text that follows from it.
+            other = crc32(partial.encode("utf-8", "replace"), start)
+            return max(1, self._natural - used), [], other
+        position, offset = _locate(uncut, len(partial))
+        head = [uncut[position][offset:], *greeting[position + 1 :]]
         place = start + max(0, position + 1 - len(greeting))
         return self._natural - position, head, place
 
@@ -167,12 +178,21 @@ def _draw(seed: int) -> list[str]:
     river: list[str] = []
     for place in range(RIVER_LENGTH):
         if place % SPECIAL_EVERY == SPECIAL_EVERY - 1:
-            river.append(source.choice(SPECIALS))
+            river.append(SPECIALS[place // SPECIAL_EVERY % len(SPECIALS)])
         elif place % SPECIAL_EVERY == SPECIAL_EVERY - 2 and source.random() < 0.4:  # noqa: PLR2004 - a sentence now and then
             river.append(source.choice((".", ",", "\n")))
         else:
             river.append(" " + source.choice(WORDS))
     return river
+
+
+def _locate(pieces: Sequence[str], length: int) -> tuple[int, int]:
+    """Return the piece that holds the character after the first `length`, and the place in it."""
+    for position, piece in enumerate(pieces):
+        if length < len(piece):
+            return position, length
+        length -= len(piece)
+    raise ValueError("the pieces end before that character")
 
 
 def _apply_stop(answer: Answer, order: Order) -> None:

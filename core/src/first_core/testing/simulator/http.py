@@ -4,6 +4,7 @@ Written on `httptools` and the transport alone: a server framework would cost mo
 that the simulator does, and would not let a fault reach the socket.
 """
 
+# ruff: noqa: D102 - asyncio and httptools name the callbacks and say what they are for
 from __future__ import annotations
 
 import asyncio
@@ -34,7 +35,8 @@ _STREAM_OK: Final = (
     "transfer-encoding: chunked\r\n\r\n"
 ).encode()
 
-type_headers = tuple[tuple[str, str], ...]
+Fields = tuple[tuple[str, str], ...]
+"""Headers: names and values."""
 
 
 class Request:
@@ -73,8 +75,8 @@ class Server(Protocol):
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection."""
 
-    def serve(self, connection: Connection, request: Request) -> Exchange:
-        """Begin to answer a request."""
+    def serve(self, connection: Connection, request: Request) -> None:
+        """Begin to answer a request, as the connection's exchange."""
 
     def closed(self, exchange: Exchange, *, aborted: bool) -> None:
         """Learn that an exchange is over."""
@@ -99,7 +101,7 @@ class Exchange:
         self._head = b""
 
     def plain(
-        self, status: int, body: bytes, *, content_type: str = JSON, headers: type_headers = ()
+        self, status: int, body: bytes, *, content_type: str = JSON, headers: Fields = ()
     ) -> None:
         """Send a whole answer and end the exchange."""
         if status == HTTPStatus.OK and content_type is JSON and self.request.keep_alive:

@@ -169,40 +169,20 @@ class Simulator:
         self._connections.discard(connection)
         self._changed()
 
-    def serve(self, connection: Connection, request: Request) -> Exchange:
-        """Begin to answer a request."""
+    def serve(self, connection: Connection, request: Request) -> None:
+        """Begin to answer a request; it may be answered on return."""
         self.received.append((request.method, request.target, request.headers, request.body))
         self.received_count += 1
-        handlers = routes.ROUTES.get(request.path)
         inference = request.path in routes.INFERENCE
-        exchange: Exchange | None = None
-        if self.faults.active:
-            fault = self.faults.take(request.path, inference=inference and request.method == "POST")
-            if fault is not None:
-                exchange = SpoiledExchange(connection, request, fault)
-        if exchange is None:
-            exchange = Exchange(connection, request)
-        connection.exchange = exchange
+        exchange = connection.exchange = self._exchange(connection, request, inference=inference)
         if self._waiters:
             self._changed()
-        if isinstance(exchange, SpoiledExchange) and exchange.replaces_answer:
-            if inference:
-                self.engine.occupy(exchange)
-            exchange.replace()
-            return exchange
-        if handlers is None:
-            exchange.plain(404, b'{"detail":"Not Found"}')
-        elif (handler := handlers.get(request.method)) is None:
-            allow = ", ".join(handlers)
-            exchange.plain(405, b'{"detail":"Method Not Allowed"}', headers=(("allow", allow),))
-        elif self.settings.api_key is not None and not self._admits(request):
-            exchange.plain(401, b'{"error":"Unauthorized"}')
-        else:
-            try:
-                handler(self, exchange)
-            except ApiError as exc:
-                exchange.plain(exc.status, exc.body())
-        return exchange
+        if not (isinstance(exchange, SpoiledExchange) and exchange.replaces_answer):
+            self._answer(exchange)
+            return
+        if inference:
+            self.engine.occupy(exchange)
+        exchange.replace()
 
     def closed(self, exchange: Exchange, *, aborted: bool) -> None:
         """Learn that an exchange is over."""
@@ -212,6 +192,33 @@ class Simulator:
             self.engine.leave(exchange)
         elif aborted:
             self._changed()
+
+    def _exchange(self, connection: Connection, request: Request, *, inference: bool) -> Exchange:
+        if self.faults.active:
+            posted = inference and request.method == "POST"
+            fault = self.faults.take(request.path, inference=posted)
+            if fault is not None:
+                return SpoiledExchange(connection, request, fault)
+        return Exchange(connection, request)
+
+    def _answer(self, exchange: Exchange) -> None:
+        request = exchange.request
+        handlers = routes.ROUTES.get(request.path)
+        if handlers is None:
+            exchange.plain(404, b'{"detail":"Not Found"}')
+            return
+        handler = handlers.get(request.method)
+        if handler is None:
+            allow = (("allow", ", ".join(handlers)),)
+            exchange.plain(405, b'{"detail":"Method Not Allowed"}', headers=allow)
+            return
+        if self.settings.api_key is not None and not self._admits(request):
+            exchange.plain(401, b'{"error":"Unauthorized"}')
+            return
+        try:
+            handler(self, exchange)
+        except ApiError as exc:
+            exchange.plain(exc.status, exc.body())
 
     def _admits(self, request: Request) -> bool:
         # vLLM guards the paths under /v1 and no others.

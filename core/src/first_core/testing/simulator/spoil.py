@@ -7,6 +7,7 @@ which may wait, and which one `_Player` per fault turns into bytes. Only spoiled
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ from first_core.testing.simulator.http import (
     LAST_CHUNK,
     SERVER,
     Exchange,
-    type_headers,
+    Fields,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class SpoiledExchange(Exchange):
         self._parts.put_nowait(self._player.instead)
 
     def plain(
-        self, status: int, body: bytes, *, content_type: str = JSON, headers: type_headers = ()
+        self, status: int, body: bytes, *, content_type: str = JSON, headers: Fields = ()
     ) -> None:
         """Hand on a whole answer."""
         fields = [("content-type", content_type)] if content_type else []
@@ -82,7 +83,7 @@ class SpoiledExchange(Exchange):
     def events(self, events: Sequence[bytes]) -> None:
         """Hand on events."""
         for event in events:
-            self._parts.put_nowait(lambda event=event: self._player.count_event(event))
+            self._parts.put_nowait(partial(self._player.count_event, event))
 
     def end(self) -> None:
         """Hand on the end of a stream."""
@@ -212,16 +213,22 @@ class _ErrorStatus(_Player[faults.ErrorStatus]):
 
 class _ErrorInside(_Player[faults.ErrorInside]):
     async def plain(self, status: int, fields: list[tuple[str, str]], body: bytes) -> None:  # noqa: ARG002 - replaced
-        body = error_body(self.fault.status, self.fault.message)
-        await super().plain(200, [("content-type", JSON)], body)
+        error: dict[str, Any] = {"error": error_fields(self.fault.status, self.fault.message)}
+        if self.exchange.request.path.startswith("/v1/messages"):
+            error["type"] = "error"
+        await super().plain(200, [("content-type", JSON)], msgspec.json.encode(error))
 
     async def event(self, event: bytes) -> None:
         if self.event_count < self.fault.after_events:
             await super().event(event)
             return
-        fields = {"error": error_fields(self.fault.status, self.fault.message)}
-        await super().event(b"data: %b\n\n" % msgspec.json.encode(fields))
-        await super().event(DONE)
+        error: dict[str, Any] = {"error": error_fields(self.fault.status, self.fault.message)}
+        if event.startswith(b"event: "):
+            error["type"] = "error"
+            await super().event(b"event: error\ndata: %b\n\n" % msgspec.json.encode(error))
+        else:
+            await super().event(b"data: %b\n\n" % msgspec.json.encode(error))
+            await super().event(DONE)
         await self.cut(clean=True)
 
 
@@ -293,7 +300,7 @@ class _CutInsideCharacter(_Player[faults.CutInsideCharacter]):
 
 class _NoDone(_Player[faults.NoDone]):
     async def event(self, event: bytes) -> None:
-        if event != DONE:
+        if event != DONE and not event.startswith(b"event: message_stop\n"):
             await super().event(event)
 
 

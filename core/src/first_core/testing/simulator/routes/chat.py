@@ -11,9 +11,11 @@ import msgspec
 from first_core.testing.simulator import tokenizer, tools
 from first_core.testing.simulator.calls import (
     DONE,
+    StreamOptions,
     budget,
     decode,
     encode,
+    logprob,
     now,
     resolve_model,
     send_plain,
@@ -24,7 +26,7 @@ from first_core.testing.simulator.calls import (
     usage_fields,
 )
 from first_core.testing.simulator.errors import ApiError
-from first_core.testing.simulator.generation import WORDS, Order
+from first_core.testing.simulator.generation import Order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,13 +50,6 @@ class Tool(msgspec.Struct):
     """A tool on offer."""
 
     function: tools.Function
-
-
-class StreamOptions(msgspec.Struct):
-    """What a stream tells besides its text."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
 
 
 class ChatRequest(msgspec.Struct, kw_only=True):
@@ -267,20 +262,6 @@ def _tool_id(chat: Chat, index: int) -> str:
     return f"chatcmpl-tool-{crc32(f'{chat.call_id}/{index}'.encode()):08x}"
 
 
-def logprob(piece: str, top: int | None) -> dict[str, Any]:
-    """Return the log probability of a token, with `top` others beside it."""
-    own = _one_logprob(piece, -(crc32(piece.encode()) % 500) / 1000)
-    others = [
-        _one_logprob(" " + word, own["logprob"] - 1.0 - place)
-        for place, word in enumerate(WORDS[: max(0, (top or 0) - 1)])
-    ]
-    return {**own, "top_logprobs": [own, *others] if top else []}
-
-
-def _one_logprob(piece: str, value: float) -> dict[str, Any]:
-    return {"token": piece, "logprob": value, "bytes": list(piece.encode())}
-
-
 def _wants_usage(request: ChatRequest) -> bool:
     return bool(request.stream_options and request.stream_options.include_usage)
 
@@ -355,22 +336,21 @@ def _ticks(sim: Simulator, request: ChatRequest, chat: Chat) -> Ticks:
     longest = max(len(answer.pieces) for answer in chat.answers)
     for place in range(longest + 1):
         for index, answer in enumerate(chat.answers):
-            length = len(answer.pieces)
-            at_end = place == length or (place == length - 1 and answer.finish == "length")
-            if place > length or (place == length > 0 and answer.finish == "length"):
+            piece = answer.piece_at(place)
+            if piece is None:
                 continue
-            piece = answer.pieces[place] if place < length else ""
-            done_tokens += place < length
+            finished = place >= len(answer.pieces)
+            done_tokens += not finished
             choice: dict[str, Any] = {
                 "index": index,
-                "delta": _delta(chat, index, piece, first=place == 0, last=place == length),
+                "delta": _delta(chat, index, piece, first=place == 0, last=finished),
                 "logprobs": None,
                 "finish_reason": None,
                 "token_ids": None,
             }
             if request.logprobs and piece:
                 choice["logprobs"] = {"content": [logprob(piece, request.top_logprobs)]}
-            if at_end:
+            if answer.ends_at(place):
                 ids = choice.pop("token_ids")
                 choice |= {
                     "finish_reason": answer.finish,
