@@ -35,7 +35,7 @@ def describe(nginx: str | None) -> dict[str, str]:
         "CPU": _cpu_model(),
         "cores": str(os.cpu_count()),
         "memory": f"{int(memory[1]) / 1024**2:.1f} GiB" if memory else "unknown",
-        "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}, "
         + _build_flags(),
     }

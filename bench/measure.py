@@ -200,7 +200,8 @@ async def measure_held(context: Context, running: Running) -> Sample:
         window = await watch(running, streams, context.core, window_s)
         busy_s = percentile(probe.tally.latencies_s, 0.99)
         held = sum(1 for connection in streams.opened if connection.work)
-        resident = resident_mb(running.pids())
+        pids = running.pids() if running.system.name != "direct" else []
+        resident = resident_mb(pids)
     wrong = streams.tally.errors + probe.tally.errors
     numbers = window.numbers() | {
         "streams": float(held),

@@ -22,14 +22,16 @@ class Profile:
     model: str
     token_count: int
     token_interval_ms: float = 0.0
+    max_running: int = 256
+    """Calls that the simulator works on at the same time; more would wait."""
 
 
 PROFILES: Final = {
-    "call": Profile("bench-call", token_count=50),
+    "call": Profile("bench-call", token_count=10),
     "burst": Profile("bench-burst", token_count=200),
     "paced": Profile("bench-paced", token_count=300, token_interval_ms=10.0),
     "chunk": Profile("bench-chunk", token_count=5, token_interval_ms=10.0),
-    "held": Profile("bench-held", token_count=25, token_interval_ms=1000.0),
+    "held": Profile("bench-held", token_count=25, token_interval_ms=1000.0, max_running=2000),
 }
 """Each has a simulator of its own, since a simulator's pace is set when it starts."""
 
@@ -63,10 +65,15 @@ def free_ports(count: int) -> list[int]:
 
 def first_command(path: str | None) -> str:
     """The `first` to measure: the one named, else the one beside this Python."""
-    found = path or shutil.which("first", path=str(Path(sys.executable).parent))
+    # Absolute, since the processes run in a folder of their own.
+    found = str(Path(path).absolute()) if path else _beside_python("first")
     if found is None:
         raise FileNotFoundError("no `first` beside this Python; run scripts/bench, or use --first")
     return found
+
+
+def _beside_python(name: str) -> str | None:
+    return shutil.which(name, path=str(Path(sys.executable).parent.absolute()))
 
 
 def nginx_command() -> str | None:
@@ -81,6 +88,7 @@ def upstream(first: str) -> System:
             *(first, "sim", "--host", "127.0.0.1", "--port", str(ports[name])),
             *("--model", profile.model, "--tokens", str(profile.token_count)),
             *("--token-interval-ms", f"{profile.token_interval_ms:g}"),
+            *("--max-running", str(profile.max_running)),
         ]
         for name, profile in PROFILES.items()
     ]

@@ -110,6 +110,11 @@ ROWS: Final = (
         "errors with 1,000 streams", "held", "errors", "", ("direct", *OURS), must=Must(0, "value")
     ),
     Row(
+        "GET /health with 1,000 streams, p99",
+        *("held", "health_p99_ms", "ms"),
+        ("direct", *OURS),
+    ),
+    Row(
         "loop lag with 1,000 streams, p99",
         *("held", "lag_p99_ms", "ms"),
         ("direct", *OURS),
