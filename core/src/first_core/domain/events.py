@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_END: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
+"""A blank line. A CR that is the last byte so far waits: it may be the first half of a CRLF."""
 
 
 class EventCutter:
@@ -42,7 +43,7 @@ class EventCutter:
         return whole
 
     def rest(self) -> bytes:
-        """Return the begun event, for when nothing more will come."""
+        """Return what was kept, for when nothing more will come."""
         return bytes(self._tail)
 
 
@@ -57,6 +58,13 @@ def _last_end(data: bytearray, searched: int) -> int:
     return end
 
 
+def terminated(event: bytes) -> bytes:
+    """Return an event with its blank line, adding what it lacks."""
+    if event.endswith((b"\n\n", b"\r\r", b"\n\r")):
+        return event
+    return event + (b"\n" if event.endswith((b"\n", b"\r")) else b"\n\n")
+
+
 def split(events: bytes) -> list[bytes]:
     """Return whole events one by one, each with its own blank line."""
     parts = []
@@ -64,6 +72,8 @@ def split(events: bytes) -> list[bytes]:
     for match in _END.finditer(events):
         parts.append(events[start : match.end()])
         start = match.end()
+    if start < len(events):
+        parts.append(events[start:])
     return parts
 
 

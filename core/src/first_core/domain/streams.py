@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from first_core.domain.events import EventCutter, payload, split
+from first_core.domain.events import EventCutter, payload, split, terminated
 from first_core.types import Operation, Usage
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -82,7 +82,7 @@ class StreamReader(ABC):
         if not rest.strip():
             return self._end_marker()
         # Some servers forget the last blank line. Half an event is no event: it must parse.
-        whole = rest + (b"\n" if rest.endswith((b"\n", b"\r")) else b"\n\n")
+        whole = terminated(rest)
         out = self._inspect(whole) if _parses(payload(whole)) else b""
         return out + self._end_marker()
 
@@ -183,6 +183,7 @@ class ChoiceReader(StreamReader):
         self._hides_usage = hides_usage
         self._finished: dict[int, str] = {}
         self._text_done = False
+        self._usage_alone = False
 
     @property
     def complete(self) -> bool:
@@ -218,8 +219,21 @@ class ChoiceReader(StreamReader):
         for choice in found.choices or ():
             if choice.finish_reason is not None:
                 self._finished[choice.index] = choice.finish_reason
-        self.usage = to_usage(found.usage) or self.usage
-        return not (self._hides_usage and found.usage is not None and not found.choices)
+        alone = found.usage is not None and not found.choices
+        self._add_usage(to_usage(found.usage), alone=alone)
+        return not (self._hides_usage and alone)
+
+    def _add_usage(self, usage: Usage | None, *, alone: bool) -> None:
+        """Sum events that hold usage alone; usage beside choices counts up by itself.
+
+        llama.cpp sends one such event per choice, each with that choice's tokens.
+        """
+        if usage is None:
+            return
+        if alone and self._usage_alone and self.usage is not None:
+            usage = self.usage + usage
+        self._usage_alone = self._usage_alone or alone
+        self.usage = usage
 
     def _end_marker(self) -> bytes:
         return DONE if self.complete and not self.ended else b""
