@@ -31,11 +31,12 @@ PACKAGES: Final = (
 def describe(nginx: str | None) -> dict[str, str]:
     """Fact to text."""
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
+    release = platform.release().partition("-")[0]  # what follows may name the builder
     facts = {
         "CPU": _cpu_model(),
         "cores": str(os.cpu_count()),
         "memory": f"{int(memory[1]) / 1024**2:.1f} GiB" if memory else "unknown",
-        "kernel": f"{platform.system()} {platform.release().partition('-')[0]} {platform.machine()}",
+        "kernel": f"{platform.system()} {release} {platform.machine()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}, "
         + _build_flags(),
     }
