@@ -55,7 +55,7 @@ class ErrorStatus(Fault):
     """Answer with an error status; without `body` in vLLM's error shape."""
 
     status: int
-    body: bytes | str | None = None
+    body: bytes | None = None
     headers: Mapping[str, str] | None = None
     """Further headers, such as `{"retry-after": "2"}`."""
     message: str = "Simulated failure"
@@ -216,7 +216,7 @@ def from_fields(name: str, fields: Mapping[str, Any]) -> Fault:
 
 
 def _bytes_of(key: str, value: Any) -> Any:
-    return value.encode() if key == "event" and isinstance(value, str) else value
+    return value.encode() if key in {"body", "event"} and isinstance(value, str) else value
 
 
 @dataclass(slots=True, eq=False)

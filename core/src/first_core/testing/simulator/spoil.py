@@ -206,9 +206,8 @@ class _ErrorStatus(_Player[faults.ErrorStatus]):
     async def instead(self) -> None:
         fault = self.fault
         body = fault.body if fault.body is not None else error_body(fault.status, fault.message)
-        data = body.encode() if isinstance(body, str) else body
         fields = [("content-type", fault.content_type), *(fault.headers or {}).items()]
-        await self.plain(fault.status, fields, data)
+        await self.plain(fault.status, fields, body)
 
 
 class _ErrorInside(_Player[faults.ErrorInside]):
