@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
     from first_core.testing.clock import FakeClock
 
+    Make = Callable[..., Telemetry]
+
 PARENT = TraceContext("1" * 32, "2" * 16, sampled=True, tracestate="a=1")
-Make = "Callable[..., Telemetry]"
 
 
 async def test_spans_arrive_as_parent_and_child_of_one_trace(
@@ -202,9 +203,7 @@ def test_export_failures_are_told_once_a_minute(
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever wants spans exported and lacks the exporter learns what to install."""
     monkeypatch.delitem(sys.modules, "first_core.telemetry.export", raising=False)
-    monkeypatch.setitem(
-        sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None
-    )
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
 
     with pytest.raises(SettingsError, match=r"pip install 'first-core\[otlp\]'"):
         Telemetry(TelemetrySettings(otlp_endpoint="http://x:1"), LogSettings(), SystemClock())

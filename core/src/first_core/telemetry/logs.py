@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Final, TextIO
@@ -48,7 +49,8 @@ class LogWriter(logging.Handler):
         self._waiting: collections.deque[tuple[logging.LogRecord, str] | threading.Event] = (
             collections.deque()
         )
-        self._dropped_count = 0
+        self._dropped_total = 0  # written by `emit` alone, under the handler's lock
+        self._told_total = 0  # written by the thread alone
         self._awake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="first-log", daemon=True)
@@ -57,7 +59,7 @@ class LogWriter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take one record; blocks on nothing."""
         if len(self._waiting) >= self._max_waiting or self._closing.is_set():
-            self._dropped_count += 1
+            self._dropped_total += 1
             return
         self._waiting.append((record, _message(record)))
         if not self._awake.is_set():
@@ -96,9 +98,10 @@ class LogWriter(logging.Handler):
                 written.append(item)
             else:
                 lines.append(self._format(*item))
-        dropped, self._dropped_count = self._dropped_count, 0
+        dropped = self._dropped_total - self._told_total
         if dropped:
-            lines.append(self._dropped_line(dropped))
+            self._told_total += dropped
+            lines.append(self._own_line("log lines dropped", {"line_count": dropped}))
         self._write("".join(lines))
         for event in written:
             event.set()
@@ -106,12 +109,9 @@ class LogWriter(logging.Handler):
     def _format(self, record: logging.LogRecord, message: str) -> str:
         try:
             return self._line(record, message)
-        except Exception as exc:  # noqa: BLE001 - an edge: a strange field must not end the log
+        except Exception as exc:
             fields = {"culprit": record.name, "error": type(exc).__name__}
             return self._own_line("log line could not be formatted", fields)
-
-    def _dropped_line(self, count: int) -> str:
-        return self._own_line("log lines dropped", {"line_count": count})
 
     def _own_line(self, message: str, fields: Mapping[str, object]) -> str:
         record = logging.makeLogRecord(
@@ -122,18 +122,16 @@ class LogWriter(logging.Handler):
     def _write(self, text: str) -> None:
         if not text:
             return
-        try:
+        # When nobody reads any more there is no place left to say so.
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):
-            # Nobody reads any more: there is no place left to say so.
-            self._dropped_count += 1
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # noqa: BLE001 - wrong arguments in a library's call must not reach the call
+    except Exception:
         return str(record.msg)
 
 
