@@ -1,0 +1,1 @@
+"""FIRST gateway backend for OpenAI-compatible and Anthropic APIs."""

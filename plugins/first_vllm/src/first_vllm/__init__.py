@@ -1,0 +1,1 @@
+"""FIRST gateway backend for vLLM servers."""

@@ -1,0 +1,99 @@
+"""The section `vllm`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from first_core.plugin.http.settings import UpstreamSettings, check_url
+from first_core.plugin.operations import OperationName
+from first_core.settings import Secret, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+URL_VARIABLE: Final = "LOCAL_VLLM_URL"
+"""Environment variable with the URL of one server, as today's FIRST reads it."""
+
+USUAL_URL: Final = "http://127.0.0.1:8000"
+"""Where `vllm serve` listens by default, on this machine."""
+
+
+class ServerSettings(Section):
+    """One vLLM server, or another that speaks its routes."""
+
+    url: str
+    """Base URL, with or without `/v1` at its end."""
+    cluster: str = Field(default="local", min_length=1)
+    """Cluster that the server is on."""
+    framework: str = Field(default="vllm", min_length=1)
+    """Serving software, as clients name it in paths."""
+    name: str = ""
+    """Name of the replica. Unset: `host:port` where several servers share cluster and framework,
+    else none."""
+    api_key: Secret | None = None
+    """Credential that the server asks for (`vllm serve --api-key`)."""
+    probe_interval_s: float = Field(default=1.0, gt=0, le=3600)
+    """Seconds between two looks at the server's health and load."""
+    probe_timeout_s: float = Field(default=2.0, gt=0, le=60)
+    """Longest wait for each answer to such a look, in seconds. A server is down at once where it
+    refuses the connection, and after three looks without an answer, since busy servers are slow."""
+    operations: list[OperationName] | None = None
+    """What its models can be asked. Unset: what its `/openapi.json` lists, else all."""
+    upstream: UpstreamSettings = UpstreamSettings()
+    """The HTTP client towards it."""
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        return check_url(value).removesuffix("/v1")
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the server."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+class VllmSettings(Section):
+    """vLLM servers that are already running."""
+
+    servers: list[ServerSettings] = Field(default_factory=list)
+    """The servers. Unset: the one that the environment variable `LOCAL_VLLM_URL` names; without
+    that and without a settings file, `http://127.0.0.1:8000`, if anything answers there."""
+
+    @classmethod
+    def defaults(cls, environ: Mapping[str, str], *, has_file: bool) -> dict[str, Any]:
+        """Return the server that the environment names, or the usual one without a file."""
+        url = environ.get(URL_VARIABLE) or ("" if has_file else USUAL_URL)
+        return {"servers": [{"url": url}]} if url else {}
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> VllmSettings:
+        named = Counter(
+            (server.cluster, server.framework, replica)
+            for server, replica in zip(self.servers, self.replicas(), strict=True)
+        )
+        (cluster, framework, replica), count = next(iter(named.most_common(1)), (("",) * 3, 0))
+        if count > 1:
+            raise ValueError(
+                f"{count} servers of {cluster}/{framework} are called {replica!r}; "
+                "give each a `name` of its own"
+            )
+        return self
+
+    def replicas(self) -> list[str]:
+        """Return each server's name as a replica, in order.
+
+        It depends on the settings alone, never on which servers answer now, so an endpoint keeps
+        its name for good.
+        """
+        siblings = Counter((server.cluster, server.framework) for server in self.servers)
+        return [
+            server.name
+            or (server.address if siblings[server.cluster, server.framework] > 1 else "")
+            for server in self.servers
+        ]
