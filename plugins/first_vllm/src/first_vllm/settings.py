@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from first_core.plugin.http.settings import UpstreamSettings, check_url
+from first_core.plugin.http.settings import UpstreamSettings, check_header_value, check_url
 from first_core.plugin.operations import OperationName
 from first_core.settings import Secret, Section
 
@@ -50,6 +50,13 @@ class ServerSettings(Section):
     @classmethod
     def _check_url(cls, value: str) -> str:
         return check_url(value).removesuffix("/v1")
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, value: Secret | None) -> Secret | None:
+        if value is not None:
+            check_header_value(value.reveal())
+        return value
 
     @property
     def address(self) -> str:
