@@ -329,6 +329,21 @@ async def test_chat_refuses_token_limits_below_one(session) -> None:
     assert answer["error"]["message"] == "max_tokens must be at least 1, got 0."
 
 
+async def test_chat_refuses_a_tool_nobody_offers(session) -> None:
+    """A named tool must be among the tools."""
+    await ask(session, body(tool_choice={"function": {"name": "nope"}}), status=400)
+    await ask(session, body(tool_choice="required"), status=400)
+
+
+async def test_simulator_answers_500_where_it_fails_itself(session, caplog) -> None:
+    """What it cannot make sense of is logged and told, and the next call works."""
+    answer = await ask(session, body(tools=[TOOL], tool_choice={"function": 5}), status=500)
+    await ask(session, body())
+
+    assert answer["error"]["code"] == 500
+    assert "simulator_call_failed" in caplog.text
+
+
 async def test_chat_takes_the_id_from_the_request(session) -> None:
     """`X-Request-Id` becomes part of the id, as in vLLM."""
     async with session.post(CHAT, json=body(), headers={"X-Request-Id": "abc"}) as answer:

@@ -152,6 +152,20 @@ async def test_refuse_resets_a_new_connection(sim) -> None:
     assert sim.received_count == 0
 
 
+async def test_refuse_may_close_in_good_order(sim) -> None:
+    """Without `reset` the client sees the end of the connection."""
+    head, body = await plain(sim, Refuse(reset=False))
+
+    assert (head, body) == (b"", b"")
+
+
+async def test_refuse_behind_a_fault_for_a_path_acts_at_accept(sim) -> None:
+    """A fault that waits for another path does not hold it up."""
+    sim.faults.add(ErrorStatus(status=503), path="/health")
+    with pytest.raises(ConnectionResetError):
+        await plain(sim, Refuse())
+
+
 async def test_refuse_resets_an_open_connection_at_its_next_request(sim, session) -> None:
     """A pooled connection is not safe from it either."""
     async with session.get("/health") as answer:

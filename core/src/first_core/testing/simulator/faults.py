@@ -25,7 +25,13 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse(Fault):
-    """Reset the connection: at accept, or at the next request of one that is open already."""
+    """Close the connection: at accept, or at the next request of one that is open already.
+
+    At accept it takes whoever connects next; with a path only requests to that path.
+    """
+
+    reset: bool = True
+    """By a TCP reset, as a port behind which nothing listens; else in good order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,12 +267,16 @@ class Faults:
             return self._random.choice(self._drawn)
         return None
 
-    def take_refusal(self) -> bool:
-        """Tell whether a connection is to be refused now, and count that."""
-        if self._armed and self._armed[0].path is None and type(self._armed[0].fault) is Refuse:
-            self._use(self._armed[0])
-            return True
-        return False
+    def take_refusal(self) -> Refuse | None:
+        """Return the refusal that a new connection is to get, and count it."""
+        for armed in self._armed:
+            if armed.path is None:
+                fault = armed.fault
+                if not isinstance(fault, Refuse):
+                    return None
+                self._use(armed)
+                return fault
+        return None
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what is armed, for a person to read."""

@@ -70,7 +70,7 @@ class Server(Protocol):
     """What a connection needs to know of its server."""
 
     def connected(self, connection: Connection) -> bool:
-        """Take a connection up; False where it is to be reset at once."""
+        """Take a connection up; False where it was closed at once."""
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -199,9 +199,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if not self.server.connected(self):
-            self._refused = True
-            self.reset()
+        self._refused = not self.server.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the reason does not matter
         self._transport = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
 from first_core.testing.simulator import routes
 from first_core.testing.simulator.engine import Engine
-from first_core.testing.simulator.errors import ApiError
+from first_core.testing.simulator.errors import ApiError, error_body
 from first_core.testing.simulator.faults import Faults
 from first_core.testing.simulator.generation import Generator
 from first_core.testing.simulator.http import Connection, Exchange
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from first_core.testing.simulator.http import Request
+
+_log = logging.getLogger(__name__)
 
 Received = tuple[str, str, dict[str, str], bytes]
 """Method, path with its query, headers with names in lower case, raw body."""
@@ -54,6 +57,7 @@ class Simulator:
         self.host = ""
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._listening = False
         self._connections: set[Connection] = set()
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._authorization = f"Bearer {self.settings.api_key}"
@@ -111,6 +115,7 @@ class Simulator:
             drop: Reset the open connections too.
         """
         server, self._server = self._server, None
+        self._listening = False
         if server is not None:
             server.close()
         if drop:
@@ -124,6 +129,7 @@ class Simulator:
         """Listen again on the same port."""
         if self._server is None:
             loop = asyncio.get_running_loop()
+            self._listening = True
             self._server = await loop.create_server(
                 lambda: Connection(self), self.host, self.port, reuse_address=True, backlog=1024
             )
@@ -158,11 +164,20 @@ class Simulator:
     # The connection's side
 
     def connected(self, connection: Connection) -> bool:
-        """Take a connection up; False where it is to be reset at once."""
-        if self._server is None:
+        """Take a connection up; False where it was closed at once."""
+        if not self._listening:
+            # Accepted in the very tick in which the server went.
+            connection.reset()
             return False
         self._connections.add(connection)
-        return not (self.faults.active and self.faults.take_refusal())
+        refusal = self.faults.take_refusal() if self.faults.active else None
+        if refusal is None:
+            return True
+        if refusal.reset:
+            connection.reset()
+        else:
+            connection.close()
+        return False
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -219,6 +234,9 @@ class Simulator:
             handler(self, exchange)
         except ApiError as exc:
             exchange.plain(exc.status, exc.body())
+        except Exception:
+            _log.exception("simulator_call_failed")
+            exchange.plain(500, error_body(500, "The simulator failed; its log says why"))
 
     def _admits(self, request: Request) -> bool:
         # vLLM guards the paths under /v1 and no others.

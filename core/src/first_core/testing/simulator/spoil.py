@@ -168,7 +168,7 @@ class _Refuse(_Player[faults.Refuse]):
     replaces_answer = True
 
     async def instead(self) -> None:
-        self.exchange.hang_up(reset=True)
+        self.exchange.hang_up(reset=self.fault.reset)
 
 
 class _StallBeforeHead(_Player[faults.StallBeforeHead]):
