@@ -147,12 +147,10 @@ def test_multipart_model_is_replaced_in_place() -> None:
 
 def test_multipart_gets_a_missing_model() -> None:
     """A body without a model field gets one in front."""
-    data = MULTIPART[: MULTIPART.index(b"--B\r\nContent-Disposition: form-data; name=\"model")]
+    data = MULTIPART[: MULTIPART.index(b'--B\r\nContent-Disposition: form-data; name="model')]
     body = Body(Operation.TRANSCRIPTION, data + b"--B--\r\n", "multipart/form-data; boundary=B")
 
-    changed = Body(
-        Operation.TRANSCRIPTION, body.with_model("m"), "multipart/form-data; boundary=B"
-    )
+    changed = Body(Operation.TRANSCRIPTION, body.with_model("m"), "multipart/form-data; boundary=B")
     assert changed.model == "m"
     assert changed.data.endswith(body.data)
 

@@ -6,7 +6,9 @@ import pytest
 
 from first_core.domain.events import EventCutter, payload, split
 
-GOLDEN = 'data: {"a":"é漢🙂"}\n\n: comment\n\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n'.encode()
+GOLDEN = (
+    'data: {"a":"é漢🙂"}\n\n: comment\n\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n'.encode()
+)
 
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])

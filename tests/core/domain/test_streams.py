@@ -32,9 +32,7 @@ USAGE = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens":
 
 
 def reader(choice_count: int = 1, *, hides_usage: bool = False) -> ChoiceReader:
-    return ChoiceReader(
-        choice_count=choice_count, hides_usage=hides_usage, max_event_bytes=10_000
-    )
+    return ChoiceReader(choice_count=choice_count, hides_usage=hides_usage, max_event_bytes=10_000)
 
 
 def run(stream: StreamReader, data: bytes) -> bytes:
@@ -236,7 +234,9 @@ def test_typed_error_event_fails_the_stream() -> None:
 
 def test_whole_answer_tells_usage_and_reasons() -> None:
     """Usage and finish reasons of an answer that is not streamed are read once."""
-    body = b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    body = (
+        b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    )
 
     assert read_answer(body) == (Usage(1, 2), ("stop",))
     assert read_answer(b"WEBVTT") == (None, ())

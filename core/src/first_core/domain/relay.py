@@ -16,6 +16,7 @@ from first_core.errors import (
     BackendTimeoutError,
     CapacityError,
     FirstError,
+    InvalidRequestError,
     StreamTruncatedError,
 )
 from first_core.plugin import Call
@@ -150,6 +151,8 @@ class Relay:
     ) -> T:
         """Try the candidates in order until one answers or a byte has reached the client."""
         model = incoming.model or body.model
+        if not model:
+            raise InvalidRequestError("`model` is missing", metadata={"field": "model"})
         failure: FirstError | None = None
         for endpoint in self._candidates(model, incoming, ledger):
             with ledger.attempt(endpoint.id) as span:

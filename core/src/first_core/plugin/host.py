@@ -140,7 +140,11 @@ class PluginHost:
     def call_watchers(self) -> list[CallWatcher]:
         """Return each plugin's watcher of ended calls, once: pluggy stays off the path."""
         caller = self._manager.hook.first_on_call_ended
-        return [CallWatcher(impl.plugin_name, impl.function) for impl in caller.get_hookimpls()]
+        return [
+            CallWatcher(impl.plugin_name, impl.function)
+            for impl in caller.get_hookimpls()
+            if impl.argnames  # one that takes no record cannot watch
+        ]
 
 
 class CallWatcher:

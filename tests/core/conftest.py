@@ -1,0 +1,54 @@
+"""A router over scripted backends, reached through each carrier."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from first_core.app import Process
+from first_core.client import connect
+from first_core.plugin.host import PluginHost
+from first_core.settings import CoreSettings, GrpcSettings, LogSettings, Settings
+from first_core.testing.scripted import BackendPlugin
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from first_core.plugin import Backend
+
+OpenRouter = "Callable[..., AbstractAsyncContextManager[Any]]"
+
+
+@asynccontextmanager
+async def _open(carrier: str, backends: dict[str, Backend], **core: Any) -> AsyncIterator[Any]:
+    host = PluginHost()
+    host.add("scripted", BackendPlugin(**backends))
+    listen = "127.0.0.1:0" if carrier == "grpc" else None
+    settings = CoreSettings(
+        grpc=GrpcSettings(listen=listen), log=LogSettings(level="error"), **core
+    )
+    process = Process(Settings(settings, {}, None), host, with_fronts=False)
+    addresses = await process.start()
+    assert process.router is not None
+    channel = (
+        connect(addresses[0].removeprefix("grpc://"))
+        if carrier == "grpc"
+        else process.router.channel
+    )
+    try:
+        yield channel
+    finally:
+        await channel.close()
+        await process.stop()
+
+
+@pytest.fixture(params=["direct", "grpc"])
+def open_router(request: pytest.FixtureRequest) -> Any:
+    """Open a router over the given backends; yields a channel to it."""
+
+    def opener(*, settings: dict[str, Any] | None = None, **backends: Backend) -> Any:
+        return _open(request.param, backends, **(settings or {}))
+
+    return opener
