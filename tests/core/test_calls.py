@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from first_core.plugin import Call, ChunkSink
 
 BODY = b'{ "model": "m", "unknown": {"k": [1, 2.50, "\xc3\xa9"]} }'
-ANSWER = b'{"choices": [{"finish_reason": "stop"}], "x": 1.50, "usage": {"prompt_tokens": 3,"completion_tokens": 2}}'
+ANSWER = (
+    b'{"choices": [{"finish_reason": "stop"}], "x": 1.50,'
+    b' "usage": {"prompt_tokens": 3,"completion_tokens": 2}}'
+)
 TEXT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import Field
 
 from first_core.errors import SettingsError
 from first_core.settings import (
@@ -16,6 +16,9 @@ from first_core.settings import (
     plugin_allow_list,
     require_loopback,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Server(Section):
@@ -28,7 +31,7 @@ class Server(Section):
 class Fake(Section):
     """A plugin's section."""
 
-    servers: list[Server] = []
+    servers: list[Server] = Field(default_factory=list)
 
     @classmethod
     def defaults(cls, environ: Any, *, has_file: bool) -> dict[str, Any]:
@@ -71,12 +74,15 @@ def test_sections_of_plugins_are_validated(write: Any) -> None:
         ("grpc:\n  listn: x\n", ":2: grpc.listn: unknown key; allowed here: listen, max_message"),
         ("nope: 1\n", ":1: nope: unknown key; allowed here: fake, forward_headers, grpc"),
         ("timeouts:\n  idle_s: -1\n", ":2: timeouts.idle_s: Input should be greater than 0"),
-        ("fake:\n  servers:\n    - url: x\n    - urll: x\n", ":4: fake.servers[1].urll: unknown key"),
+        ("fake:\n  servers:\n    - url: x\n    - urll: x\n", ":4: fake.servers[1].urll: unknown"),
         ("fake:\n  servers:\n    - {}\n", ":3: fake.servers[0].url: Field required"),
         ("log:\n  level: loud\n", ":2: log.level: Input should be 'debug', 'info', 'warning'"),
         ("a: [\n", "not valid YAML"),
         ("- a\n", "must be a mapping"),
-        ("fake:\n  servers:\n    - url: x\n      key: {env: NO_SUCH_VARIABLE}\n", ":4: fake.servers[0].key: environment variable NO_SUCH_VARIABLE is not set"),
+        (
+            "fake:\n  servers:\n    - url: x\n      key: {env: NO_SUCH_VARIABLE}\n",
+            ":4: fake.servers[0].key: environment variable NO_SUCH_VARIABLE is not set",
+        ),
         ("fake:\n  servers:\n    - url: x\n      key: {env: A, file: b}\n", "exactly one of"),
     ],
 )  # fmt: skip
