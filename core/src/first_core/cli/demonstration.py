@@ -1,0 +1,115 @@
+"""The gateway before two simulated clusters, all in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from first_core.app import Process
+from first_core.cli import processes
+from first_core.cli.announcement import Announcement
+from first_core.testing.simulator import Simulator, SimulatorSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from first_core.app import Router
+    from first_core.settings import Settings
+
+TOKEN_INTERVAL_S: Final = 0.03
+"""Pace of the simulated models, in seconds from token to token: slow enough to see it stream."""
+
+
+async def demonstrate(http: str, grpc: str) -> None:
+    """Run simulators and gateway until SIGINT or SIGTERM; nothing outlives this.
+
+    Args:
+        http: Where the front listens.
+        grpc: Where the router listens.
+
+    Raises:
+        StartupError: An address is taken, or the front or the vLLM backend is not installed.
+    """
+    async with _clusters() as simulators:
+        text = _settings_text(simulators, http, grpc)
+        with tempfile.TemporaryDirectory(prefix="first-demo-") as folder:
+            path = Path(folder) / "first.yaml"
+            path.write_text(text, encoding="utf-8")
+            settings, host = processes.load(path)
+        settings = replace(settings, source=None)  # gone already
+        process = Process(settings, host)
+        await processes.serve(process, DemoAnnouncement(settings, process.router, text))
+
+
+@contextlib.asynccontextmanager
+async def _clusters() -> AsyncIterator[list[Simulator]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Simulator(each)) for each in _simulated()]
+
+
+def _simulated() -> list[SimulatorSettings]:
+    """Both have one model in common, so that one can stand in for the other."""
+    return [
+        SimulatorSettings(
+            models=("sim-common", f"sim-{cluster}"),
+            cluster=cluster,
+            seed=seed,
+            token_interval_s=TOKEN_INTERVAL_S,
+        )
+        for seed, cluster in enumerate(("north", "south"))
+    ]
+
+
+def _settings_text(simulators: Sequence[Simulator], http: str, grpc: str) -> str:
+    servers = "".join(
+        f"    - {{url: {sim.url}, cluster: {sim.settings.cluster}}}\n" for sim in simulators
+    )
+    return f"""\
+http: {{listen: {http}}}
+grpc: {{listen: {grpc}}}
+vllm:
+  servers:
+{servers}plugins: {{allow: [gateway_http, vllm]}}
+"""
+
+
+class DemoAnnouncement(Announcement):
+    """Says that all is simulated, and how to go on.
+
+    Args:
+        settings: Of the process.
+        router: Its router.
+        text: The settings as a file would have them.
+    """
+
+    def __init__(self, settings: Settings, router: Router | None, text: str) -> None:
+        super().__init__(settings, router)
+        self._text = text
+
+    def source(self) -> str:
+        """Return what is simulated, and the settings."""
+        lines = "".join(f"  | {line}\n" for line in self._text.splitlines())
+        return (
+            "demo: two simulated clusters, north and south.\n"
+            "No model runs: the text is made up.\n"
+            f"The same as this first.yaml:\n{lines.rstrip()}"
+        )
+
+    def examples(self, address: str, model: str) -> list[str]:
+        """Return a curl line, the same with OpenAI's SDK, and pages to open."""
+        return [
+            *super().examples(address, model),
+            "with OpenAI's SDK (pip install openai):",
+            "  from openai import OpenAI",
+            f'  client = OpenAI(base_url="{address}/v1", api_key="none")',
+            '  messages = [{"role": "user", "content": "Hello"}]',
+            "  for chunk in client.chat.completions.create(",
+            f'      model="{model}", messages=messages, stream=True',
+            "  ):",
+            '      print(chunk.choices[0].delta.content or "", end="", flush=True)',
+            f"open in a browser: {address}/v1/models and {address}/metrics",
+            "Ctrl-C ends it.",
+        ]

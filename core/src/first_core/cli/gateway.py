@@ -1,0 +1,36 @@
+"""`first gateway`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from first_core.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("gateway")
+@options.router(required=True)
+@options.config
+@options.http
+def command(router_target: str, config: Path | None, http_listen: str | None) -> None:
+    """Run the front alone, before a router elsewhere.
+
+    The router may be down when this starts: calls then fail until it is there. Ctrl-C or SIGTERM
+    ends it.
+    """
+    from first_core.app import Process  # noqa: PLC0415 - heavy, not for --help
+    from first_core.cli import processes  # noqa: PLC0415
+    from first_core.cli.announcement import Announcement  # noqa: PLC0415
+    from first_core.cli.loops import run  # noqa: PLC0415
+
+    settings, host = processes.load(config, http_listen=http_listen)
+
+    async def work() -> None:
+        process = Process(settings, host, router_target=router_target)
+        await processes.serve(process, Announcement(settings, process.router))
+
+    run(work())

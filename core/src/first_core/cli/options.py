@@ -1,0 +1,70 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_CONFIG: Final = Path("first.yaml")
+"""Read from the working directory when no other file is named."""
+
+DEFAULT_ROUTER: Final = "127.0.0.1:50051"
+
+
+def _chosen(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None and DEFAULT_CONFIG.is_file():
+        return DEFAULT_CONFIG
+    return value
+
+
+config = click.option(
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="FIRST_CONFIG",
+    show_envvar=True,
+    callback=_chosen,
+    help="Settings file. Default: first.yaml here, if there is one.",
+)
+
+config_argument = click.argument(
+    "config",
+    metavar="[FILE]",
+    required=False,
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="FIRST_CONFIG",
+    callback=_chosen,
+)
+
+http = click.option("--http", "http_listen", metavar="ADDR", help="Overrides http.listen.")
+
+grpc = click.option(
+    "--grpc", "grpc_listen", metavar="ADDR", help="Overrides grpc.listen; `off` turns it off."
+)
+
+
+def router(*, required: bool) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Return the option that names a router.
+
+    Args:
+        required: Whether it has no default.
+    """
+    return click.option(
+        "--router",
+        "router_target",
+        metavar="TARGET",
+        envvar="FIRST_ROUTER",
+        show_envvar=True,
+        required=required,
+        default=None if required else DEFAULT_ROUTER,
+        show_default=not required,
+        help="The router's gRPC address: host:port or unix:path.",
+    )
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

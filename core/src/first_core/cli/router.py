@@ -1,0 +1,37 @@
+"""`first router`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from first_core.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("router")
+@options.config
+@options.grpc
+def command(config: Path | None, grpc_listen: str | None) -> None:
+    """Run the router alone, for gRPC clients and fronts elsewhere.
+
+    Ctrl-C or SIGTERM ends it.
+    """
+    from first_core.app import Process  # noqa: PLC0415 - heavy, not for --help
+    from first_core.cli import processes  # noqa: PLC0415
+    from first_core.cli.announcement import Announcement  # noqa: PLC0415
+    from first_core.cli.loops import run  # noqa: PLC0415
+    from first_core.errors import SettingsError  # noqa: PLC0415
+
+    settings, host = processes.load(config, grpc_listen=grpc_listen)
+    if settings.core.grpc.listen is None:
+        raise SettingsError("grpc.listen: a router alone must listen; set an address")
+
+    async def work() -> None:
+        process = Process(settings, host, with_fronts=False)
+        await processes.serve(process, Announcement(settings, process.router))
+
+    run(work())

@@ -1,0 +1,36 @@
+"""`first serve`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from first_core.cli import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("serve")
+@options.config
+@options.http
+@options.grpc
+def command(config: Path | None, http_listen: str | None, grpc_listen: str | None) -> None:
+    """Run the gateway: front and router in one process.
+
+    Without a settings file it serves what it finds: a vLLM server on its usual port, and APIs
+    whose keys are in the environment. Ctrl-C or SIGTERM ends it.
+    """
+    from first_core.app import Process  # noqa: PLC0415 - heavy, not for --help
+    from first_core.cli import processes  # noqa: PLC0415
+    from first_core.cli.announcement import Announcement  # noqa: PLC0415
+    from first_core.cli.loops import run  # noqa: PLC0415
+
+    settings, host = processes.load(config, http_listen=http_listen, grpc_listen=grpc_listen)
+
+    async def work() -> None:
+        process = Process(settings, host)
+        await processes.serve(process, Announcement(settings, process.router))
+
+    run(work())
