@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
+from first_core.errors import InvalidRequestError
 from first_core.plugin.http.tls import client_context
 from first_core.plugin.http.transport import (
     MAX_HEAD_BYTES,
@@ -127,6 +128,8 @@ class SessionCarrier(Carrier):
                 await _read(response, receiver)
         except (aiohttp.ClientError, ConnectionError) as exc:
             raise _mapped(exc, head_seen=head is not None) from exc
+        except UnicodeEncodeError as exc:
+            raise InvalidRequestError("a header holds what is not text") from exc
 
     def _send(
         self, session: aiohttp.ClientSession, request: Request, trace: _Trace

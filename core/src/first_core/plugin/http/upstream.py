@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from first_core.errors import BackendUnavailableError, OverloadedError
@@ -13,6 +13,7 @@ from first_core.plugin.backend import Answer
 from first_core.plugin.http import errors
 from first_core.plugin.http.bodies import NoJsonError, embedded_error, status_of
 from first_core.plugin.http.headers import merge
+from first_core.plugin.http.pool import PoolCarrier
 from first_core.plugin.http.receivers import ErrorBodyCutError, StreamedAnswer, WholeAnswer
 from first_core.plugin.http.settings import check_url
 from first_core.plugin.http.transport import CarrierError, Head, Request
@@ -20,14 +21,17 @@ from first_core.plugin.watchdog import Watchdog
 from first_core.types import Operation, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from first_core.clock import Clock
     from first_core.errors import FirstError
     from first_core.plugin.backend import Call, ChunkSink
     from first_core.plugin.http.settings import UpstreamSettings
     from first_core.plugin.http.transport import Carrier
     from first_core.plugin.registers import BackendContext
     from first_core.plugin.watchdog import Watch
+
+MakeCarrier: TypeAlias = "Callable[[str, UpstreamSettings, Clock], Carrier]"
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +59,8 @@ class HttpUpstream:
         settings: Of the way there.
         context: What the backend got.
         watchdog: Shared with other upstreams; by default one of its own.
+        make_carrier: Makes what carries the requests; by default a pool of own connections, and
+            aiohttp's client where there is a proxy.
 
     Raises:
         ValueError: `base_url` is no such URL.
@@ -67,12 +73,14 @@ class HttpUpstream:
         settings: UpstreamSettings,
         context: BackendContext,
         watchdog: Watchdog | None = None,
+        make_carrier: MakeCarrier | None = None,
     ) -> None:
         self._base_url = check_url(base_url)
         self._prefix = urlsplit(self._base_url).path
         self._settings = settings
         self._clock = context.clock
         self._watchdog = watchdog or Watchdog(context.clock)
+        self._make_carrier = make_carrier or _default_carrier
         self._carrier: Carrier | None = None
         self._in_flight_count = 0
 
@@ -86,7 +94,7 @@ class HttpUpstream:
             SettingsError: The settings name files that do not serve.
         """
         if self._carrier is None:
-            carrier = _carrier(self._base_url, self._settings)
+            carrier = self._make_carrier(self._base_url, self._settings, self._clock)
             await carrier.start()
             self._carrier = carrier
 
@@ -252,7 +260,9 @@ def _head_of(taker: WholeAnswer) -> Head:
     return taker.head
 
 
-def _carrier(base_url: str, settings: UpstreamSettings) -> Carrier:
+def _default_carrier(base_url: str, settings: UpstreamSettings, clock: Clock) -> Carrier:
+    if settings.proxy is None:
+        return PoolCarrier(base_url, settings, clock)
     from first_core.plugin.http.session import SessionCarrier  # noqa: PLC0415 - aiohttp is heavy
 
     return SessionCarrier(base_url, settings)
