@@ -176,9 +176,9 @@ class Process:
             await self._grpc.mark_serving()
         metrics_listen = self._settings.core.telemetry.metrics_listen
         if not self._front_offers and metrics_listen:
-            address = ListenAddress.parse(metrics_listen)
-            self.telemetry.metrics.serve(address)
-            addresses.append(f"http://{metrics_listen}/metrics")
+            address = self.telemetry.metrics.serve(ListenAddress.parse(metrics_listen))
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            addresses.append(f"http://{host}:{address.port}/metrics")
         for factory in self._front_offers.values():
             front = factory(FrontContext(self._channel, self.telemetry, self._clock))
             self._undo.append(front.stop)
