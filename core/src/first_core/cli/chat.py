@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("chat")
 @click.argument("model")
 @click.argument("prompt", required=False)
-@options.router(required=False)
+@options.router
 @click.option("--system", help="Instruction that stands before the conversation.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer, in tokens.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 for the likeliest text.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command("gateway")
-@options.router(required=True)
+@options.required_router
 @options.config
 @options.http
 def command(router_target: str, config: Path | None, http_listen: str | None) -> None:

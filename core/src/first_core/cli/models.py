@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from first_core.cli import options
 from first_core.cli.tables import table
+from first_core.types import EndpointState, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
     from first_proto.v1 import catalog_pb2
 
 
+_HEADERS: Final = {
+    "id": "model",
+    "context_window_token_count": "context",
+    "running_count": "running",
+    "waiting_count": "waiting",
+    "state_reason": "reason",
+}
+"""What a column is called where its key would be wider than its cells."""
+
+
 @click.command("models")
-@options.router(required=False)
+@options.router
 @click.option("--endpoints", is_flag=True, help="One line per endpoint instead of per model.")
 @options.as_json
 def command(router_target: str, endpoints: bool, as_json: bool) -> None:  # noqa: FBT001 - click
@@ -33,7 +44,7 @@ def command(router_target: str, endpoints: bool, as_json: bool) -> None:  # noqa
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif rows:
-        header = [key.upper().replace("_", " ") for key in rows[0]]
+        header = [_HEADERS.get(key, key).upper() for key in rows[0]]
         click.echo(table(header, [[_cell(value) for value in row.values()] for row in rows]))
     else:
         click.echo("no models: the router knows no upstream that answered", err=True)
@@ -57,10 +68,10 @@ def _clusters(endpoints: Sequence[catalog_pb2.Endpoint]) -> dict[str, list[str]]
 
 def _model(model: catalog_pb2.Model, clusters: list[str]) -> dict[str, Any]:
     return {
-        "model": model.id,
+        "id": model.id,
         "state": _state(model.state),
         "clusters": clusters,
-        "context": model.context_window_token_count or None,
+        "context_window_token_count": model.context_window_token_count or None,
         "operations": _operations(model.operations),
     }
 
@@ -75,28 +86,26 @@ def _endpoint(endpoint: catalog_pb2.Endpoint) -> dict[str, Any]:
         "replica": ref.replica,
         "state": _state(endpoint.state),
         "backend": endpoint.backend,
-        "running": load.running_count if knows_load else None,
-        "waiting": load.waiting_count if knows_load else None,
-        "reason": endpoint.state_reason,
+        "running_count": load.running_count if knows_load else None,
+        "waiting_count": load.waiting_count if knows_load else None,
+        "state_reason": endpoint.state_reason,
     }
 
 
 def _state(number: int) -> str:
-    from first_core.types import EndpointState  # noqa: PLC0415 - as above
-
     # A newer router may know more states.
     known = EndpointState._value2member_map_
     return EndpointState(number).name.lower() if number in known else str(number)
 
 
 def _operations(numbers: Sequence[int]) -> list[str]:
-    from first_core.types import Operation  # noqa: PLC0415 - as above
-
     known = Operation._value2member_map_
     return [Operation(n).name.lower() if n in known else str(n) for n in numbers]
 
 
 def _cell(value: object) -> str:
+    if value == _operations(sorted(Operation)):
+        return "all"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "-" if value is None or value == "" else str(value)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DEFAULT_CONFIG: Final = Path("first.yaml")
 """Read from the working directory when no other file is named."""
@@ -48,23 +45,27 @@ grpc = click.option(
 )
 
 
-def router(*, required: bool) -> Callable[[click.decorators.FC], click.decorators.FC]:
-    """Return the option that names a router.
+_ROUTER_HELP = "The router's gRPC address: host:port or unix:path."
 
-    Args:
-        required: Whether it has no default.
-    """
-    return click.option(
-        "--router",
-        "router_target",
-        metavar="TARGET",
-        envvar="FIRST_ROUTER",
-        show_envvar=True,
-        required=required,
-        default=None if required else DEFAULT_ROUTER,
-        show_default=not required,
-        help="The router's gRPC address: host:port or unix:path.",
-    )
+router = click.option(
+    "--router",
+    "router_target",
+    metavar="TARGET",
+    envvar="FIRST_ROUTER",
+    show_envvar=True,
+    default=DEFAULT_ROUTER,
+    show_default=True,
+    help=_ROUTER_HELP,
+)
 
+required_router = click.option(
+    "--router",
+    "router_target",
+    metavar="TARGET",
+    envvar="FIRST_ROUTER",
+    show_envvar=True,
+    required=True,
+    help=_ROUTER_HELP,
+)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
