@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from first_core.errors import NotFoundError
-from first_core.rpc.edges import abort
+from first_core.rpc.edges import abort, send
 from first_core.wire import convert
 from first_proto.v1 import catalog_pb2, catalog_pb2_grpc
 
@@ -56,5 +56,5 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         while True:
             change = self._catalog.next_change()
             found = map(convert.endpoint_message, self._catalog.endpoints())
-            await context.write(catalog_pb2.WatchEndpointsResponse(endpoints=found))
+            await send(context.write, catalog_pb2.WatchEndpointsResponse(endpoints=found))
             await change.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -12,7 +13,7 @@ from first_core.errors import FirstError, InternalError
 from first_core.wire.status import DETAILS_KEY, code_of, details_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ async def guard(run: Awaitable[T], context: Any, *, request_id: str = "") -> T:
     except FirstError as exc:
         await abort(exc, context)
     except (grpc.RpcError, aio.BaseError):
-        raise  # made by the carrier itself, for example by a write to a client that has left
+        raise  # made by the carrier itself
     except Exception:
         _log.exception("rpc_failed", extra={"request_id": request_id})
         message = f"the gateway failed; the request id is {request_id}" if request_id else "failed"
@@ -44,3 +45,16 @@ async def abort(error: FirstError, context: Any) -> NoReturn:
     details = ((DETAILS_KEY, details_of(error)),)
     await context.abort(code_of(error), error.message, details)
     raise AssertionError  # abort does not return
+
+
+async def send(write: Callable[[Any], Awaitable[None]], message: Any) -> None:
+    """Write one message of a stream.
+
+    Raises:
+        asyncio.CancelledError: The client has left. The carrier cancels the RPC too, but where a
+            write is under way, that fails first, and it is no fault of anybody.
+    """
+    try:
+        await write(message)
+    except aio.BaseError as exc:
+        raise asyncio.CancelledError from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from first_core.errors import InvalidRequestError
-from first_core.rpc.edges import abort, guard
+from first_core.rpc.edges import abort, guard, send
 from first_core.wire import convert
 from first_proto.v1 import inference_pb2, inference_pb2_grpc
 
@@ -50,11 +50,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         incoming = await self._incoming(request.call, context)
         run = self._relay.stream(incoming, _MessageWriter(context))
         trailer = await guard(run, context, request_id=incoming.request_id)
-        await context.write(
-            inference_pb2.StreamCallResponse(
-                kind=_TRAILER, trailer=convert.trailer_message(trailer)
-            )
+        message = inference_pb2.StreamCallResponse(
+            kind=_TRAILER, trailer=convert.trailer_message(trailer)
         )
+        await send(context.write, message)
 
     async def _incoming(self, request: inference_pb2.CallRequest, context: Any) -> IncomingCall:
         try:
@@ -83,7 +82,7 @@ class _MessageWriter:
 
     async def head(self, head: Head) -> None:
         message = inference_pb2.StreamCallResponse(kind=_HEAD, head=convert.head_message(head))
-        await self._write(message)
+        await send(self._write, message)
 
     async def data(self, data: bytes) -> None:
-        await self._write(inference_pb2.StreamCallResponse(kind=_DATA, data=data))
+        await send(self._write, inference_pb2.StreamCallResponse(kind=_DATA, data=data))
