@@ -84,7 +84,7 @@ def session_key_of(headers: Mapping[str, str]) -> str:
         key = headers.get(name)
         if key is not None:
             if len(key) > MAX_SESSION_KEY_CHARS or not _is_visible(key):
-                raise invalid(f"{name} must be ASCII text of at most 256 characters", name)
+                raise invalid(f"{name} must be ASCII text of at most 256 characters", str(name))
             return key
     return ""
 
@@ -103,7 +103,7 @@ def wait_budget_ms_of(headers: Mapping[str, str]) -> int | None:
     except ValueError:
         wait_s = math.nan
     if not 0 <= wait_s <= MAX_WAIT_S:
-        raise invalid(f"{WAIT} must be seconds from 0 to {MAX_WAIT_S:g}", WAIT)
+        raise invalid(f"{WAIT} must be seconds from 0 to {MAX_WAIT_S:g}", str(WAIT))
     return round(wait_s * 1000)
 
 
