@@ -24,6 +24,13 @@ BOUND_S = 30.0
 
 FIRST = str(Path(sys.executable).with_name("first"))
 
+ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Makes standard input the terminal that controls the process, so that Ctrl-C reaches it."""
+
 
 @dataclass
 class Ended:
@@ -103,6 +110,18 @@ class Cli:
             yield running
         finally:
             await running.end(signal.SIGTERM)
+
+    async def start_on(self, terminal: int, *args: str) -> asyncio.subprocess.Process:
+        """Start a command whose terminal is this file."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", ON_TERMINAL, FIRST, *args),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            cwd=self.folder,
+            env={**self.env, "TERM": "dumb"},
+            start_new_session=True,
+        )
 
     async def _start(self, *args: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE

@@ -50,14 +50,25 @@ def command(  # noqa: PLR0917 - click passes them by name
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     if prompt is not None:
-        asyncio.run(conversation.ask(prompt, _write))
-        click.echo()
-        return
-    _converse(conversation)
+        _ask(conversation, prompt)
+    else:
+        _converse(conversation)
 
 
-def _write(text: str) -> None:
-    click.echo(text, nl=False)
+def _ask(conversation: Conversation, prompt: str) -> None:
+    """Print one answer as it arrives, and end its line even where it breaks off."""
+    printed = False
+
+    def write(text: str) -> None:
+        nonlocal printed
+        printed = True
+        click.echo(text, nl=False)
+
+    try:
+        asyncio.run(conversation.ask(prompt, write))
+    finally:
+        if printed:
+            click.echo()
 
 
 def _converse(conversation: Conversation) -> None:
@@ -78,14 +89,11 @@ def _turn(conversation: Conversation, prompt: str) -> None:
     from first_core.cli.failures import told  # noqa: PLC0415
 
     try:
-        asyncio.run(conversation.ask(prompt, _write))
+        _ask(conversation, prompt)
     except KeyboardInterrupt:
-        click.echo(" [stopped]", err=True)
+        click.echo("[stopped]", err=True)
     except Exception as exc:
         failure = told(exc)
         if not isinstance(failure, click.ClickException):
             raise
-        click.echo()
         failure.show()
-    else:
-        click.echo()

@@ -33,7 +33,7 @@ _HEADERS: Final = {
 @click.option("--endpoints", is_flag=True, help="One line per endpoint instead of per model.")
 @options.as_json
 def command(router_target: str, endpoints: bool, as_json: bool) -> None:  # noqa: FBT001 - click
-    """List what a router knows: models, or the endpoints that serve them."""
+    """List models and endpoints, with their state."""
     models, found = asyncio.run(_fetch(router_target))
     clusters = _clusters(found)
     rows: Sequence[dict[str, Any]]

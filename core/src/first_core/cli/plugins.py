@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @options.config
 @options.as_json
 def command(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click
-    """List the plugins that load with these settings, and the hooks that they implement."""
+    """List the plugins that are installed.
+
+    Those that `plugins.allow` of the settings leaves out are not loaded and not listed.
+    """
     from first_core.app import load_host  # noqa: PLC0415 - heavy, not for --help
 
     found = load_host(config).plugins()
