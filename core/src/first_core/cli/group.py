@@ -17,12 +17,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve", "Run the gateway: front and router in one process."),
     "router": ("router", "Run the router alone, for gRPC clients and fronts elsewhere."),
     "gateway": ("gateway", "Run the front alone, before a router elsewhere."),
-    "chat": ("chat", "Talk to a model through a router."),
+    "chat": ("chat", "Talk to a model through a router, over gRPC."),
     "models": ("models", "List models and endpoints, with their state."),
     "plugins": ("plugins", "List the plugins that are installed."),
     "config": ("config", "Check the settings file, or print its schema."),
-    "sim": ("sim", "Run a simulated inference server."),
-    "demo": ("demo", "Run the gateway before two simulated clusters."),
+    "sim": ("sim", "Run a simulated inference server that behaves as vLLM does."),
+    "demo": ("demo", "Run the gateway before two simulated clusters, north and south."),
 }
 """Name to module and short help, so that `first --help` imports none of them."""
 
