@@ -19,7 +19,7 @@ from first_core.plugin import hookimpl
 from first_core.testing.simulator import LoraAdapter, Simulator, SimulatorSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from first_core.telemetry import CallRecord
@@ -45,6 +45,10 @@ class HttpAnswer:
     def timeless(self) -> bytes:
         """The body, with the one thing that changes from call to call made equal."""
         return _CREATED.sub(rb'"\1":0', self.body)
+
+    @property
+    def media_type(self) -> str:
+        return self.headers["content-type"].partition(";")[0]
 
     @property
     def events(self) -> list[bytes]:
@@ -323,8 +327,7 @@ def _is_ours(task: asyncio.Task[Any]) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of this machine's environment reaches the settings."""
     for name in ("LOCAL_VLLM_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ REQUEST_ID = {"x_request_id": "same-0123456789"}
 MESSAGES = '[{"role":"user","content":"z\\u00e9 漢 \\/ \\ud83d\\ude42"}]'
 
 FORM = (
-    b"--xyz\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n"
-    b"--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n"
+    b'--xyz\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
     b"Content-Type: audio/wav\r\n\r\n" + bytes(range(256)) * 40 + b"\r\n--xyz--\r\n"
 )  # fmt: skip
 FORM_TYPE = {"content_type": "multipart/form-data; boundary=xyz"}
@@ -48,51 +49,59 @@ STREAMS = {
     ),
 }
 STREAMED_FORM = FORM.replace(
-    b"--xyz\r\n", b'--xyz\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--xyz\r\n', 1
+    b"--xyz\r\n",
+    b'--xyz\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue\r\n--xyz\r\n',
+    1,
 )
 
 
-def cases() -> list[Any]:
-    """Return path, body and headers of one plain call of each operation."""
-    plain = [pytest.param(path, body.encode(), {}, id=path) for path, body in BODIES.items()]
-    return [*plain, pytest.param("v1/audio/transcriptions", FORM, FORM_TYPE, id="transcriptions")]
+@dataclass(frozen=True)
+class Request:
+    """One call."""
+
+    path: str
+    body: bytes
+    headers: dict[str, str]
 
 
-def streams() -> list[Any]:
-    """Return path, body and headers of one streamed call of each operation that streams."""
-    some = [pytest.param(path, body.encode(), {}, id=path) for path, body in STREAMS.items()]
-    form = pytest.param("v1/audio/transcriptions", STREAMED_FORM, FORM_TYPE, id="transcriptions")
-    return [*some, form]
+def requests(bodies: dict[str, str], form: bytes) -> list[Any]:
+    """Return one call of each operation."""
+    some = [Request(f"/{path}", body.encode(), {}) for path, body in bodies.items()]
+    some.append(Request("/v1/audio/transcriptions", form, FORM_TYPE))
+    return [pytest.param(request, id=request.path) for request in some]
+
+
+PLAIN = requests(BODIES, FORM)
+STREAMED = requests(STREAMS, STREAMED_FORM)
 
 
 @pytest.mark.parametrize("backend", ["vllm", "direct"])
-@pytest.mark.parametrize(("path", "body", "headers"), [*cases(), *streams()])
-async def test_bodies_pass_unchanged_both_ways(
-    open_gateway, sim, straight, backend, path, body, headers
-):
+@pytest.mark.parametrize("request_", [*PLAIN, *STREAMED])
+async def test_bodies_pass_unchanged_both_ways(open_gateway, sim, straight, backend, request_):
     """The upstream gets the client's very body, and the client the upstream's very answer."""
-    if backend == "direct" and not path.startswith("v1/"):
+    path, body, headers = request_.path, request_.body, {**request_.headers, **REQUEST_ID}
+    if backend == "direct" and not path.startswith("/v1/"):
         pytest.skip("providers have no such path")
-    wanted = await straight(sim.url, "POST", f"/{path}", body, **headers, **REQUEST_ID)
+    wanted = await straight(sim.url, "POST", path, body, **headers)
     async with open_gateway(sim, backend=backend) as gateway:
-        got = await gateway.post(f"/{path}", body, **headers, **REQUEST_ID)
+        got = await gateway.post(path, body, **headers)
 
     assert wanted.status == 200
     posts = [received for received in sim.received if received[0] == "POST"]
-    assert posts[-1][3] == body
-    assert posts[-1][1] == f"/{path}"
+    assert (posts[-1][1], posts[-1][3]) == (path, body)
     assert (got.status, got.timeless) == (wanted.status, wanted.timeless)
-    assert got.headers["content-type"].split(";")[0] == wanted.headers["content-type"].split(";")[0]
+    assert got.media_type == wanted.media_type
     assert got.headers["x-request-id"] == REQUEST_ID["x_request_id"]
 
 
-@pytest.mark.parametrize(("path", "body", "headers"), streams())
-async def test_streams_cut_anywhere_are_the_same(gateway, sim, path, body, headers):
+@pytest.mark.parametrize("request_", STREAMED)
+async def test_streams_cut_anywhere_are_the_same(gateway, sim, request_):
     """An answer that comes byte by byte, UTF-8 cut inside characters, arrives as the whole one."""
-    whole = await gateway.post(f"/{path}", body, **headers, **REQUEST_ID)
+    headers = {**request_.headers, **REQUEST_ID}
+    whole = await gateway.post(request_.path, request_.body, **headers)
     sim.faults.add(SplitWrites())
 
-    cut = await gateway.post(f"/{path}", body, **headers, **REQUEST_ID)
+    cut = await gateway.post(request_.path, request_.body, **headers)
 
     assert not whole.body.isascii()
     assert cut.timeless == whole.timeless
@@ -127,7 +136,7 @@ async def test_only_the_wish_for_usage_is_added(gateway, sim, stream_options):
 
 
 async def test_only_the_models_name_is_replaced(open_gateway, sim):
-    """A model that the provider calls otherwise is renamed in the body, and nothing else changes."""
+    """A model that the provider calls otherwise is renamed in the body; the rest is the same."""
     provider = {
         "name": "p",
         "base_url": f"{sim.url}/v1",
@@ -145,7 +154,7 @@ async def test_unknown_fields_and_events_reach_the_client(gateway, sim):
     """What no one has heard of, in events and between them, passes on as it came."""
     stream = (
         b": hello\r\n\r\n"
-        b'event: x\nid: 7\ndata: {"choices":[{"index":0,"delta":{"content":"a"},"zz":[1]}],"q":{}}\n\n'
+        b'event: x\nid: 7\ndata: {"choices":[{"index":0,"delta":{"content":"a"},"z":[1]}]}\n\n'
         b'data: {"unheard":"of"}\n\n'
         b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     )
@@ -161,7 +170,9 @@ async def test_large_bodies_pass(gateway, sim):
     """Large bodies pass over each carrier, both ways."""
     text = "x" * (6 * 1024 * 1024)
     answer_body = json.dumps({"choices": [], "text": text}).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(answer_body)}"
+    head = (
+        f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(answer_body)}"
+    )
     sim.faults.add(Raw(script=(f"{head}\r\n\r\n".encode(), answer_body)))
 
     answer = await gateway.chat(text)

@@ -14,6 +14,7 @@ from first_core.domain.streams import read_answer, reader_for
 from first_core.errors import (
     BackendError,
     BackendTimeoutError,
+    BackendUnavailableError,
     CapacityError,
     FirstError,
     InvalidRequestError,
@@ -232,6 +233,10 @@ async def _pour(endpoint: Endpoint, call: Call, sink: AnswerSink) -> None:
 
 def _told(broken: BackendError, sink: AnswerSink) -> BackendError:
     """Return the error that the client gets for a connection that broke."""
-    if not sink.head_sent or isinstance(broken, BackendTimeoutError | StreamTruncatedError):
+    if isinstance(broken, BackendTimeoutError):
         return broken
-    return StreamTruncatedError(broken.message, metadata=broken.metadata, upstream=broken.upstream)
+    # Bytes may have come from the upstream without a whole event among them.
+    cls = StreamTruncatedError if sink.head_sent else BackendUnavailableError
+    if isinstance(broken, StreamTruncatedError) or sink.head_sent:
+        return cls(broken.message, metadata=broken.metadata, upstream=broken.upstream)
+    return broken

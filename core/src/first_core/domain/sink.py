@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from first_core.domain.calls import AnswerWriter, Head
+from first_core.domain.error_events import early_error, late_error
 from first_core.domain.streams import StreamFailedError, StreamReader
 from first_core.errors import BackendUnavailableError, StreamTruncatedError
-from first_core.types import MAX_UPSTREAM_ERROR_BYTES, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +87,7 @@ class AnswerSink:
         try:
             out = read(data)
         except StreamFailedError as exc:
-            self._failure = self._failed(exc.payload)
+            self._failure = self._failed(exc)
         except ValueError as exc:
             self._failure = self._broken(f"sent what is no answer: {exc}")
         else:
@@ -104,31 +102,16 @@ class AnswerSink:
         self.chunk_count += 1
         await self._writer.data(data)
 
-    def _failed(self, payload: bytes) -> FirstError:
-        """Return the error for an error event; its JSON goes along, so nothing of it is lost."""
-        error = self._broken(_said(payload) or "sent an error instead of an answer")
-        if len(payload) <= MAX_UPSTREAM_ERROR_BYTES:
-            error.upstream = UpstreamError(500, "application/json", payload)
-        return error
+    @property
+    def _has_begun(self) -> bool:
+        return self.head_sent or bool(self._pending)
+
+    def _failed(self, failed: StreamFailedError) -> FirstError:
+        if not self._has_begun:
+            return early_error(failed.payload, self._endpoint)
+        self._pending += failed.before
+        return late_error(failed.payload, self._endpoint)
 
     def _broken(self, what: str) -> FirstError:
-        cls = StreamTruncatedError if self.head_sent or self._pending else BackendUnavailableError
+        cls = StreamTruncatedError if self._has_begun else BackendUnavailableError
         return cls(f"the endpoint {what}", metadata={"endpoint": str(self._endpoint)})
-
-
-class _Said(msgspec.Struct):
-    message: str = ""
-
-
-class _ErrorEvent(msgspec.Struct):
-    error: _Said | str = ""
-    message: str = ""
-
-
-def _said(payload: bytes) -> str:
-    try:
-        found = msgspec.json.decode(payload, type=_ErrorEvent)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-    text = found.error if isinstance(found.error, str) else found.error.message
-    return f"failed: {text or found.message}"

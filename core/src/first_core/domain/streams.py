@@ -22,11 +22,15 @@ _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
 class StreamFailedError(Exception):
-    """The upstream sent an error as an event; `payload` is its JSON."""
+    """The upstream sent an error as an event.
+
+    `payload` is its JSON, `before` what came whole in the same bytes ahead of it.
+    """
 
     def __init__(self, payload: bytes) -> None:
         super().__init__("the upstream sent an error event")
         self.payload = payload
+        self.before = b""
 
 
 class StreamReader(ABC):
@@ -87,7 +91,12 @@ class StreamReader(ABC):
         return out + self._end_marker()
 
     def _inspect(self, events: bytes) -> bytes:
-        passed = [e for e in split(events) if not self.ended and self._passes(e)]
+        passed: list[bytes] = []
+        try:
+            passed += (e for e in split(events) if not self.ended and self._passes(e))
+        except StreamFailedError as exc:
+            exc.before = b"".join(passed)
+            raise
         return b"".join(passed)
 
     @property
