@@ -101,20 +101,18 @@ class FakeRouter(
 
     async def StreamCall(self, request, context):  # noqa: N802 - gRPC's name
         self._note(request.call, context)
-        try:
-            for step in self.script:
-                await self._step(step, context)
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+        for step in self.script:
+            if isinstance(step, Exception):
+                await self._fail(step, context)
+            await self._step(step, context)
 
     async def _step(self, step, context):
-        if isinstance(step, asyncio.Event):
-            await step.wait()
-        elif isinstance(step, Exception):
-            await self._fail(step, context)
-        else:
-            await context.write(step)
+        try:
+            await (step.wait() if isinstance(step, asyncio.Event) else context.write(step))
+        except BaseException:
+            # A write on a call that its client cancelled may raise gRPC's own error instead.
+            self.cancelled.set()
+            raise
 
     async def ListModels(self, request, context):  # noqa: N802 - gRPC's name
         self._note_metadata(context)
