@@ -239,6 +239,14 @@ class Subject:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 
+    async def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Let both sides work until `condition` holds; the clock stands still."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self.patience_s
+        while not condition():
+            require(loop.time() < end_s, f"waited in vain for {what}")
+            await self.settle()
+
     async def pump(self, condition: Callable[[], bool], what: str) -> None:
         """Move the clock on, step by step, until `condition` holds."""
         loop = asyncio.get_running_loop()
@@ -257,4 +265,7 @@ class Subject:
             await self.pump(task.done, what)
         finally:
             task.cancel()
-        await task
+        try:
+            await task
+        except Exception as exc:
+            raise RuleBrokenError(f"instead of {what} came {exc!r}") from exc

@@ -9,12 +9,14 @@ class RuleBrokenError(AssertionError):
 
 def require(held: object, message: str) -> None:
     """Break the rule with `message` unless `held` is true."""
+    __tracebackhide__ = True
     if not held:
         raise RuleBrokenError(message)
 
 
 def require_same(seen: bytes, sent: bytes, what: str) -> None:
     """Break the rule unless both are equal; tells the first place where they part."""
+    __tracebackhide__ = True
     if seen == sent:
         return
     common = min(len(seen), len(sent))

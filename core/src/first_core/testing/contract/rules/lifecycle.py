@@ -176,9 +176,10 @@ class LifecycleRules(ContractBase):
 
     async def _stop_all(self, subject: Subject) -> None:
         await subject.stop()
+        await subject.wait_until(
+            lambda: subject.upstream.connection_count == 0,
+            "all connections to be closed; they are still open after `stop`",
+        )
         # Timers that are not set anew run out; those of what goes on do not.
         subject.clock.advance(_LONG_S)
-        await subject.pump(
-            lambda: subject.upstream.connection_count == 0, "the end of all connections"
-        )
         await subject.settle()
