@@ -234,6 +234,7 @@ class Connection(asyncio.Protocol):
         try:
             self._hand_on(receiver)
         except Exception as exc:  # goes to the task that awaits the exchange
+            self._complete = False
             self.fail(exc)
             return
         if self._complete:

@@ -116,7 +116,7 @@ def from_status(
         return _refusal(status, head, _without_secrets(body, secrets), now_s)
     return BackendUnavailableError(
         f"the endpoint failed (HTTP {status})",
-        work_started=status >= 400,  # noqa: PLR2004 - nobody works on a redirect
+        work_started=not 300 <= status <= 399,  # noqa: PLR2004 - nobody works on a redirect
         metadata=metadata,
     )
 

@@ -145,7 +145,7 @@ class PoolCarrier(Carrier):
             if opening.done() and not opening.cancelled() and opening.exception() is None:
                 opening.result().close()  # both at once: nobody takes it over
             raise
-        except (OSError, UnicodeError) as exc:  # TLS and DNS errors are OSErrors
+        except OSError as exc:  # TLS and DNS errors among them
             raise ConnectError(type(exc).__name__) from exc
         if self._is_stopped:
             connection.close()

@@ -73,6 +73,7 @@ class SessionCarrier(Carrier):
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._reading: set[aiohttp.ClientResponse] = set()
 
     async def start(self) -> None:
         """Make the session."""
@@ -100,6 +101,9 @@ class SessionCarrier(Carrier):
     async def stop(self) -> None:
         """Close the session and its connections."""
         session, self._session = self._session, None
+        for response in self._reading:
+            # Closing the session closes the connection, but wakes nobody who reads a body.
+            response.content.set_exception(aiohttp.ClientConnectionError("stopped"))
         if session is not None:
             await session.close()
 
@@ -125,11 +129,23 @@ class SessionCarrier(Carrier):
             async with self._send(self._session, request, trace) as response:
                 head = Head(response.status, response.raw_headers)
                 receiver.on_head(head)
-                await _read(response, receiver)
+                await self._read(response, receiver)
         except (aiohttp.ClientError, ConnectionError) as exc:
             raise _mapped(exc, head_seen=head is not None) from exc
         except UnicodeEncodeError as exc:
             raise InvalidRequestError("a header holds what is not text") from exc
+
+    async def _read(self, response: aiohttp.ClientResponse, receiver: Receiver) -> None:
+        self._reading.add(response)
+        try:
+            async for data in response.content.iter_any():
+                if receiver.on_data(data):
+                    await receiver.drain()
+        except BaseException:
+            response.close()  # and not back into the pool: the upstream must see that we left
+            raise
+        finally:
+            self._reading.discard(response)
 
     def _send(
         self, session: aiohttp.ClientSession, request: Request, trace: _Trace
@@ -150,16 +166,6 @@ class SessionCarrier(Carrier):
             proxy_auth=auth,
             trace_request_ctx=trace,
         )
-
-
-async def _read(response: aiohttp.ClientResponse, receiver: Receiver) -> None:
-    try:
-        async for data in response.content.iter_any():
-            if receiver.on_data(data):
-                await receiver.drain()
-    except BaseException:
-        response.close()  # and not back into the pool: the upstream must see that we left
-        raise
 
 
 def _mapped(error: Exception, *, head_seen: bool) -> CarrierError:

@@ -71,6 +71,7 @@ def check_url(text: str) -> str:
         raise ValueError("must have neither query nor fragment")
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be ASCII without spaces")
+    parts.hostname.encode("idna")  # raises ValueError where no such name can be looked up
     if parts.port == 0:  # also raises ValueError where the port is no number up to 65535
         raise ValueError("must not have port 0")
     return text.rstrip("/")
