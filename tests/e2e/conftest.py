@@ -73,7 +73,7 @@ class HttpClient:
             fields.setdefault("content_length", str(len(body)))
         lines = [f"{method} {path} HTTP/1.1"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
-        self._writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        self._writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
 
     async def head(self) -> HttpAnswer:
         """Read up to the body, informational answers left out."""
@@ -165,6 +165,10 @@ class Gateway:
     grpc_target: str = ""
     metrics_url: str = ""
     processes: list[Process] = field(default_factory=list)
+
+    def dial(self) -> Any:
+        """Connect: `async with gateway.dial() as client`."""
+        return dial(self.url)
 
     async def get(self, path: str, **headers: str) -> HttpAnswer:
         return await ask(self.url, "GET", path, **headers)

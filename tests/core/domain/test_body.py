@@ -162,3 +162,37 @@ def test_multipart_needs_a_boundary(content_type: str) -> None:
         Body(Operation.TRANSCRIPTION, MULTIPART, content_type)
 
     assert caught.value.metadata == {"field": "content-type"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        rb'{"x":{"model":"a"},"\u006dodel":"a"}',
+        rb'{"\u006D\u006fdel" : "a","x":{"model":"a"}}',
+    ],
+)
+def test_escaped_key_is_found_beside_a_nested_one(data: bytes) -> None:
+    """A top-level key written with escapes is the one that changes, no deeper one that is not."""
+    place = data.rindex(b'"a"') if data.startswith(b'{"x"') else data.index(b'"a"')
+
+    changed = Body(Operation.CHAT, data, "application/json").with_model("b")
+
+    assert changed == data[:place] + b'"b"' + data[place + 3 :]
+
+
+@pytest.mark.parametrize(
+    ("n", "count"),
+    [("2", 2), ('"2"', 2), ("2.0", 2), ("null", 1), ("0", 1), ('"x"', 1), ("1e999", 1), ("[2]", 1)],
+)
+def test_choice_count_is_read_as_upstreams_do(n: str, count: int) -> None:
+    """What an upstream's lenient reader takes for a number counts as one."""
+    data = f'{{"model":"m","n":{n}}}'.encode()
+
+    assert Body(Operation.CHAT, data, "application/json").choice_count == count
+
+
+def test_options_that_are_none_are_left_to_the_upstream() -> None:
+    """A `stream_options` of the wrong type is not mended: the upstream shall refuse it."""
+    data = b'{"model":"m","stream_options":"x"}'
+
+    assert Body(Operation.CHAT, data, "application/json").with_usage(data) == data

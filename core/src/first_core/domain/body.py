@@ -15,6 +15,7 @@ from first_core.errors import InvalidRequestError
 from first_core.types import Operation
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]')
+_ESCAPED_LETTER: Final = re.compile(rb"\\u00[4-7]")
 _SPACE: Final = rb"[ \t\r\n]*"
 _INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
 
@@ -83,8 +84,7 @@ class Body:
     @property
     def choice_count(self) -> int:
         """How many choices the answer has: 1 or more."""
-        count = _decode_any(self._control.n) if bytes(self._control.n) else 1
-        count = count if isinstance(count, int) and count > 0 else 1
+        count = _count(self._control.n)
         if self.operation is Operation.COMPLETION and bytes(self._control.prompt)[:1] == b"[":
             count *= _prompt_count(_decode_any(self._control.prompt))
         return count
@@ -106,6 +106,8 @@ class Body:
         raw = bytes(self._control.stream_options)
         if not raw:
             return _insert(data, _INCLUDE_USAGE)
+        if raw[:1] not in {b"{", b"n"}:  # neither options nor null: the upstream refuses it
+            return data
         options = {**_options(self._control.stream_options), "include_usage": True}
         return _replace(data, "stream_options", raw, msgspec.json.encode(options))
 
@@ -133,6 +135,15 @@ def _options(raw: msgspec.Raw) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _count(raw: msgspec.Raw) -> int:
+    """Read `n` as the upstream does: its own reader takes `"2"` and `2.0` for 2."""
+    try:
+        count = int(float(_decode_any(raw))) if bytes(raw) else 1
+    except (ValueError, TypeError, OverflowError):
+        return 1
+    return max(1, count)
+
+
 def _prompt_count(prompt: Any) -> int:
     """A list of strings or of token lists has one prompt each; a token list is one prompt."""
     return len(prompt) if prompt and not isinstance(prompt[0], int) else 1
@@ -149,11 +160,13 @@ def _replace(data: bytes, key: str, old: bytes, new: bytes) -> bytes:
     """Replace the value of a top-level key.
 
     The raw value is known from decoding. When `"key": value` stands once in the body, that is the
-    place, since a quote inside a string is escaped; otherwise the tokens are walked.
+    place, since a quote inside a string is escaped; otherwise, or where the key itself may be
+    written with escapes, the tokens are walked.
     """
     pattern = b'"' + key.encode() + b'"' + _SPACE + b":" + _SPACE + b"(" + re.escape(old) + b")"
     found = list(re.finditer(pattern, data))
-    spans = [found[0].span(1)] if len(found) == 1 else _top_level_spans(data, key)
+    is_plain = len(found) == 1 and not _ESCAPED_LETTER.search(data)
+    spans = [found[0].span(1)] if is_plain else _top_level_spans(data, key)
     for start, end in reversed(spans):
         data = data[:start] + new + data[end:]
     return data
