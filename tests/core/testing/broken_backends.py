@@ -20,6 +20,7 @@ from first_core.errors import (
     CapacityError,
     FirstError,
     StreamTruncatedError,
+    UnsupportedError,
     UpstreamRejectedError,
 )
 from first_core.plugin import Answer, Backend, Capabilities, EndpointReport
@@ -102,6 +103,31 @@ class ReferenceContract(BackendContract):
 
 class TestReference(ReferenceContract):
     patience_s = 10.0
+
+
+class Modest(Reference):
+    """Can only run whole calls, on an endpoint that it never looks at."""
+
+    capabilities: ClassVar = Capabilities(
+        streams=False, cancels_upstream=False, follows_state=False
+    )
+
+    async def follow(self, publish: Publish) -> None:
+        publish(self.reports(EndpointState.READY))
+
+    async def call(self, call: Call) -> Answer:
+        return await asyncio.shield(super().call(call))
+
+    async def stream(self, call: Call, sink: ChunkSink) -> None:
+        raise UnsupportedError("streams nothing")
+
+
+class TestModest(ReferenceContract):
+    streams = False
+    cancels_upstream = False
+    follows_state = False
+    patience_s = 10.0
+    make = Modest
 
 
 BROKEN: dict[str, set[str]] = defaultdict(set)

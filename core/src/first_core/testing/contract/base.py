@@ -29,10 +29,10 @@ _NEEDS = "_contract_needs"
 
 
 def needs(capability: str) -> Callable[[F], F]:
-    """Mark a rule that holds only for backends which declare `capability`."""
+    """Mark a rule that holds only for backends which declare `capability`; may stand twice."""
 
     def mark(rule: F) -> F:
-        setattr(rule, _NEEDS, capability)
+        setattr(rule, _NEEDS, (capability, *getattr(rule, _NEEDS, ())))
         return rule
 
     return mark
@@ -118,9 +118,9 @@ class ContractBase:
 
     @pytest.fixture(autouse=True)
     def _only_declared(self, request: pytest.FixtureRequest) -> None:
-        capability = getattr(request.function, _NEEDS, None)
-        if capability is not None and not getattr(self, capability):
-            pytest.skip(f"does not declare `{capability}`")
+        for capability in getattr(request.function, _NEEDS, ()):
+            if not getattr(self, capability):
+                pytest.skip(f"does not declare `{capability}`")
 
 
 def _check_overrides(cls: type[ContractBase]) -> None:

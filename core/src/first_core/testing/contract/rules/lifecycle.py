@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from first_core.errors import BackendUnavailableError, StreamTruncatedError
 from first_core.plugin import Call
-from first_core.testing.contract.base import ContractBase
+from first_core.testing.contract.base import ContractBase, needs
 from first_core.testing.contract.leftovers import Leftovers
 from first_core.testing.contract.sinks import RecordingSink
 from first_core.testing.contract.verdict import require
@@ -93,13 +93,12 @@ class LifecycleRules(ContractBase):
 
         require(isinstance(error, BackendUnavailableError), f"{error!r}")
 
+    @needs("streams")
     async def test_stop_ends_streams_in_flight(self, subject: Subject) -> None:
         """`stop` lets a stream that has begun fail; it never looks complete.
 
         Look as for calls in flight.
         """
-        if not self.streams:
-            return
         sink = RecordingSink()
         subject.script(STREAM_HEAD + chunk(subject.sample.events[0]), end="hold")
         task = subject.begin("stream", sink=sink)
