@@ -120,13 +120,13 @@ class Ledger:
         self._attempt_error = error.reason
         _log.warning(
             "attempt_failed",
-            exc_info=error.__cause__,
             extra={
                 "request_id": self._incoming.request_id,
                 "endpoint": str(self._endpoint),
                 "attempt": self.attempt_count,
                 "error_reason": error.reason,
                 "error": error.message,
+                "cause": repr(error.__cause__) if error.__cause__ else None,
             },
         )
 
