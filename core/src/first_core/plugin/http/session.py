@@ -72,6 +72,10 @@ class SessionCarrier(Carrier):
         parts = urlsplit(base_url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._settings = settings
+        shown = _proxy_headers(settings)
+        is_tunnel = parts.scheme == "https"
+        self._tunnel_headers = shown if is_tunnel else None
+        self._forward_headers = {} if is_tunnel else shown
         self._session: aiohttp.ClientSession | None = None
         self._reading: set[aiohttp.ClientResponse] = set()
 
@@ -150,22 +154,24 @@ class SessionCarrier(Carrier):
     def _send(
         self, session: aiohttp.ClientSession, request: Request, trace: _Trace
     ) -> aiohttp.client._RequestContextManager:
-        settings, body = self._settings, request.body
-        credential = settings.proxy_credential
-        auth = None
-        if credential is not None:
-            user, _, password = credential.reveal().partition(":")
-            auth = aiohttp.BasicAuth(user, password)
+        body = request.body
         return session.request(
             request.method,
             URL(self._origin + request.target, encoded=True),
             data=(io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body) or None,
-            headers=request.headers,
+            headers=request.headers | self._forward_headers,
             allow_redirects=False,
-            proxy=settings.proxy,
-            proxy_auth=auth,
+            proxy=self._settings.proxy,
+            proxy_headers=self._tunnel_headers,
             trace_request_ctx=trace,
         )
+
+
+def _proxy_headers(settings: UpstreamSettings) -> dict[str, str]:
+    if settings.proxy_credential is None:
+        return {}
+    user, _, password = settings.proxy_credential.reveal().partition(":")
+    return {"proxy-authorization": aiohttp.encode_basic_auth(user, password)}
 
 
 def _mapped(error: Exception, *, head_seen: bool) -> CarrierError:
