@@ -129,6 +129,8 @@ class FakeRouter(
         )
 
     async def ListEndpoints(self, request, context):  # noqa: N802 - gRPC's name
+        if self.error is not None:
+            await self._fail(self.error, context)
         return catalog_pb2.ListEndpointsResponse(endpoints=self.endpoints)
 
     def _note(self, request, context):

@@ -174,6 +174,15 @@ async def test_slow_body_times_out(start, dial, clock, router):
     assert await raw.is_closed()
 
 
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\nho"], ids=["nothing", "half"])
+async def test_slow_headers_time_out(start, dial, data):
+    """A connection on which no whole request comes in time ends."""
+    raw = await dial((await start(keepalive_s=0.01)).url)
+    await raw.send(data)
+
+    assert await raw.is_closed()
+
+
 @pytest.mark.parametrize(
     "rest",
     [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from first_core.errors import BackendUnavailableError
 from first_core.types import EndpointState
 from first_proto.v1.catalog_pb2 import Endpoint
 
@@ -74,3 +75,13 @@ async def test_root_shows_people_a_page(http):
 
     assert answer.content_type == "text/html"
     assert "FIRST gateway" in page
+
+
+async def test_ready_without_router_says_so(http, router):
+    """A front whose router is away is not ready, and says why."""
+    router.error = BackendUnavailableError("away")
+    async with http.get("/ready") as answer:
+        document = await answer.json()
+
+    assert answer.status == 503
+    assert document["missing"] == "the router does not answer"

@@ -5,14 +5,16 @@ import asyncio
 import pytest
 
 from first_core.errors import SettingsError, StartupError
+from first_gateway_http import app
 
 CALL = b'{"model":"m"}'
 STREAM = b'{"model":"m","stream":true}'
 
 
 @pytest.fixture
-async def running(start):
-    """A front that lets calls end for 30 s."""
+async def running(start, monkeypatch):
+    """A front that lets calls end for 30 s, and last words for a moment."""
+    monkeypatch.setattr(app, "CLOSE_TIMEOUT_S", 0.01)
     return await start(drain_s=30.0)
 
 
@@ -64,6 +66,19 @@ async def test_stop_ends_streams_in_an_error_event(raw, running, router, post, c
 
     assert b'data: {"error":' in rest
     assert rest.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_stop_does_not_wait_for_readers(raw, running, router, post, clock):
+    """A client that reads nothing cannot hold the stop beyond its bounds."""
+    router.script = [router.data(b"data: " + b"x" * 1_000_000 + b"\n\n")] * 100
+    await raw.send(post("/v1/chat/completions", STREAM))
+    await raw.reader.readuntil(b"data: ")
+    stopping = asyncio.create_task(running.front.stop())
+    await clock.wait_timers()
+    clock.advance(30)
+    await stopping
+
+    assert router.cancelled.is_set()
 
 
 async def test_stop_takes_no_new_connections(running, dial):

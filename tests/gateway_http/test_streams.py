@@ -11,6 +11,7 @@ from first_core.errors import (
     StreamTruncatedError,
 )
 from first_core.types import EndpointState
+from first_gateway_http import sse
 
 BODY = b'{"model":"m","stream":true}'
 EVENTS = (b'data: {"a":"\xc3\xa9"}\n\n', b'data: {"b":1}\r\n\r\nevent: x\n\n', b"data: [DONE]\n\n")
@@ -161,6 +162,16 @@ async def test_internal_error_in_a_stream_tells_the_request_id_only(raw, router,
 
     assert b"secret" not in answer.body
     assert b"request id: r" in answer.body
+
+
+async def test_error_that_cannot_be_told_closes_the_connection(raw, router, chat, monkeypatch):
+    """Where even the error event fails, the answer is visibly cut, never ended as if complete."""
+    monkeypatch.setattr(sse, "failure_of", None)
+    router.script = [router.head(), router.data(EVENTS[0]), StreamTruncatedError("broke")]
+    await raw.send(chat)
+    received = await raw.reader.read()
+
+    assert received.endswith(EVENTS[0] + b"\r\n")
 
 
 async def test_stream_error_ends_the_span(raw, router, chat, watch_spans):

@@ -97,7 +97,7 @@ def failure_of(error: FirstError, request_id: str) -> Failure:
         status=_status(error),
         code=_code(error),
         message=_message(error, request_id),
-        param=error.metadata.get("field") or ("model" if "model" in error.metadata else None),
+        param=_param(error),
         retry_after_s=None if retry_after_s is None else max(0, math.ceil(retry_after_s)),
         allow=error.allow if isinstance(error, RefusedError) else "",
         upstream=upstream,
@@ -118,6 +118,12 @@ def _code(error: FirstError) -> str:
     if isinstance(error, errors.NotFoundError) and "model" in error.metadata:
         return "model_not_found"
     return error.reason.lower()
+
+
+def _param(error: FirstError) -> str | None:
+    if isinstance(error, errors.CallerError) and "model" in error.metadata:
+        return error.metadata.get("field", "model")
+    return error.metadata.get("field")
 
 
 def _message(error: FirstError, request_id: str) -> str:

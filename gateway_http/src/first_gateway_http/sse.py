@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
@@ -94,6 +95,7 @@ class EventStream:
         Raises:
             StreamTruncatedError: The trailer is missing.
         """
+        self.close()
         if not self._is_complete:
             raise StreamTruncatedError("the answer ended before it was complete")
         if self._writer is None:
@@ -102,10 +104,12 @@ class EventStream:
 
     async def fail(self, error: FirstError) -> web.StreamResponse:
         """End an answer that has begun with an error event, and without the end marker."""
+        self.close()
         failure = failure_of(error, self._request_id)
         event = self._dialect.error_event(failure, self._request_id, last=self._last)
         writer = self._writer or await self._begin()
-        await writer.write_eof(event)
+        with contextlib.suppress(ConnectionError):  # the client has left in the meantime
+            await writer.write_eof(event)
         return self.answer()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from first_core.errors import BackendError, InternalError
 from first_core.types import EndpointState
 from first_gateway_http.answers import base_headers, json_answer
 from first_gateway_http.headers import metadata_of
@@ -66,9 +67,14 @@ class Health:
     async def ready(self, request: web.Request, request_id: str) -> web.Response:
         """Tell whether a call could succeed now, and if not, what is missing."""
         metadata = metadata_of(request.headers, request_id)
-        endpoints = await self._gateway.client.list_endpoints(metadata=metadata)
-        states = Counter(_state_name(endpoint.state) for endpoint in endpoints)
-        missing = self._missing(states)
+        states: Counter[str] = Counter()
+        try:
+            endpoints = await self._gateway.client.list_endpoints(metadata=metadata)
+        except (BackendError, InternalError):
+            missing = "the router does not answer"
+        else:
+            states.update(_state_name(endpoint.state) for endpoint in endpoints)
+            missing = self._missing(states)
         answer = {
             "status": "not_ready" if missing else "ready",
             **({"missing": missing} if missing else {}),

@@ -124,20 +124,26 @@ class InferenceRoute:
             return await self._run(request, pin, request_id, span)
         except FirstError as exc:
             span.end(exc.reason)
-            return error_answer(exc, self._dialect, request_id)
+            return self._refuse(request, exc, request_id)
         except asyncio.CancelledError:
             stopped = calls.stopped(task)
             span.end(stopped.reason if stopped else CANCELLED)
             if stopped is None:
                 raise
-            return error_answer(stopped, self._dialect, request_id)
+            return self._refuse(request, stopped, request_id)
         except Exception as exc:
             error = bug(exc, request_id)
             span.end(error.reason)
-            return error_answer(error, self._dialect, request_id)
+            return self._refuse(request, error, request_id)
         finally:
             calls.leave(task)
             span.end()
+
+    def _refuse(self, request: web.Request, error: FirstError, request_id: str) -> web.Response:
+        if request.writer.output_size > 0:
+            # A second head inside the answer would pass for text; a closed connection does not.
+            raise ConnectionResetError("the answer has begun")
+        return error_answer(error, self._dialect, request_id)
 
     async def _run(
         self, request: web.Request, pin: Pin | None, request_id: str, span: Span
