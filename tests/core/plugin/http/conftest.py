@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from first_core.plugin import Answer, BackendContext, Call
 from first_core.plugin.http import HttpUpstream, UpstreamSettings
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 CHAT = b'{"model": "sim-model", "messages": [{"role": "user", "content": "Hi"}], "n\\u00e9": 1}'
 STREAMED_CHAT = CHAT[:-1] + b', "stream": true}'
+
+ON_BOTH_LOOPS = {"test_pool.py", "test_stream.py", "test_tls.py"}
+"""Files whose rules rest on what a transport does."""
+
+
+def pytest_asyncio_loop_factories(config, item):
+    loops = {"asyncio": asyncio.new_event_loop}
+    if item.path.name in ON_BOTH_LOOPS:
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 class RecordingSink:

@@ -123,9 +123,14 @@ class Connection(asyncio.Protocol):
         return float(seconds) if seconds.isascii() and seconds.isdecimal() else None
 
     def close(self) -> None:
-        """Close it after what was written."""
-        if self._transport is not None:
-            self._transport.close()
+        """Close it; what the upstream has not taken by now, it never wanted."""
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.get_write_buffer_size():
+            transport.abort()
+        else:
+            transport.close()
 
     def fail(self, error: Exception) -> None:
         """End the exchange on it with `error`, and close it at once."""
