@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from first_core.app import Process, load_host, read_settings
 from first_core.plugin import hookimpl
-from first_core.testing.simulator import LoraAdapter, Simulator, SimulatorSettings
+from first_core.testing.simulator import LoraAdapter, Received, Simulator, SimulatorSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -282,17 +282,26 @@ SIM = SimulatorSettings(
 )
 
 
+class Server(Simulator):
+    """A simulator that tells calls from the gateway's looks at its state."""
+
+    @property
+    def posts(self) -> list[Received]:
+        """The calls that came in whole, in order."""
+        return [received for received in self.received if received[0] == "POST"]
+
+
 @pytest.fixture
-async def sim() -> AsyncIterator[Simulator]:
+async def sim() -> AsyncIterator[Server]:
     """The inference server of cluster `a`, with the model `m`."""
-    async with Simulator(SIM) as simulator:
+    async with Server(SIM) as simulator:
         yield simulator
 
 
 @pytest.fixture
-async def other_sim() -> AsyncIterator[Simulator]:
+async def other_sim() -> AsyncIterator[Server]:
     """The inference server of cluster `b`, with the same model."""
-    async with Simulator(SIM) as simulator:
+    async with Server(SIM) as simulator:
         yield simulator
 
 

@@ -55,7 +55,7 @@ async def test_openai_clients_hear_which_field_is_wrong(
     error = answer.json()["error"]
     assert (answer.status, error["param"]) == (status, field)
     assert error["message"]
-    assert _posts(sim) == []
+    assert sim.posts == []
 
 
 @pytest.mark.parametrize(("body", "content_type", "status", "field"), BODIES)
@@ -69,11 +69,7 @@ async def test_anthropic_clients_hear_it_in_their_dialect(
     assert (answer.status, told["type"]) == (status, "error")
     assert told["error"]["type"] in {"invalid_request_error", "not_found_error"}
     assert answer.headers["request-id"] == told["request_id"]
-    assert _posts(sim) == []
-
-
-def _posts(sim: Any) -> list[Any]:
-    return [received for received in sim.received if received[0] == "POST"]
+    assert sim.posts == []
 
 
 @pytest.mark.parametrize(
@@ -92,7 +88,7 @@ async def test_odd_but_valid_bodies_pass_unchanged(gateway, sim, body):
     answer = await gateway.post(CHAT, body)
 
     assert answer.status == 200
-    assert _posts(sim)[-1][3] == body
+    assert sim.posts[-1][3] == body
 
 
 async def test_the_last_of_two_models_is_asked_for(open_gateway, sim):
@@ -108,7 +104,7 @@ async def test_the_last_of_two_models_is_asked_for(open_gateway, sim):
         )
 
     assert answer.status == 200
-    assert _posts(sim)[-1][3] == GOOD.replace(b'{"model":"m"', b'{"model":"y","model":"m"')
+    assert sim.posts[-1][3] == GOOD.replace(b'{"model":"m"', b'{"model":"y","model":"m"')
 
 
 @pytest.fixture
@@ -163,7 +159,7 @@ async def test_a_slow_sender_is_cut_off(small, sim):
         rest = await client.wait_closed()
 
     assert (answer.status, rest) == (408, b"")
-    assert _posts(sim) == []
+    assert sim.posts == []
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ async def test_two_lengths_are_refused(gateway, sim):
         answer = await client.answer()
 
     assert answer.status == 400
-    assert _posts(sim) == []
+    assert sim.posts == []
 
 
 async def test_pipelined_requests_are_answered_in_order(gateway):
@@ -350,7 +346,7 @@ async def test_bad_forms_are_refused(gateway, sim, *, form, content_type, status
     answer = await gateway.post("/v1/audio/transcriptions", form, content_type=content_type)
 
     assert (answer.status, answer.json()["error"]["param"]) == (status, field)
-    assert _posts(sim) == []
+    assert sim.posts == []
 
 
 @pytest.mark.parametrize(

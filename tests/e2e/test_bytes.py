@@ -87,8 +87,7 @@ async def test_bodies_pass_unchanged_both_ways(open_gateway, sim, straight, back
         got = await gateway.post(path, body, **headers)
 
     assert wanted.status == 200
-    posts = [received for received in sim.received if received[0] == "POST"]
-    assert (posts[-1][1], posts[-1][3]) == (path, body)
+    assert (sim.posts[-1][1], sim.posts[-1][3]) == (path, body)
     assert (got.status, got.timeless) == (wanted.status, wanted.timeless)
     assert got.media_type == wanted.media_type
     assert got.headers["x-request-id"] == REQUEST_ID["x_request_id"]
@@ -126,7 +125,7 @@ async def test_only_the_wish_for_usage_is_added(gateway, sim, stream_options):
 
     answer = await gateway.post("/v1/chat/completions", body.encode())
 
-    sent = sim.received[-1][3].decode()
+    sent = sim.posts[-1][3].decode()
     added = '"stream_options":{"include_usage":true},'
     kept = '"stream_options":{"x":1,"include_usage":true},'
     wanted = body.replace(stream_options, kept) if stream_options else f"{{{added}{body[1:]}"
@@ -147,7 +146,7 @@ async def test_only_the_models_name_is_replaced(open_gateway, sim):
         answer = await gateway.post("/v1/chat/completions", body.encode())
 
     assert answer.status == 200
-    assert sim.received[-1][3].decode() == body.replace('"alias"', '"m"', 1)
+    assert sim.posts[-1][3].decode() == body.replace('"alias"', '"m"', 1)
 
 
 async def test_unknown_fields_and_events_reach_the_client(gateway, sim):
@@ -178,4 +177,4 @@ async def test_large_bodies_pass(gateway, sim):
     answer = await gateway.chat(text)
 
     assert answer.body == answer_body
-    assert text.encode() in sim.received[-1][3]
+    assert text.encode() in sim.posts[-1][3]

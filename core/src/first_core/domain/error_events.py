@@ -71,21 +71,17 @@ def early_error(payload: bytes, endpoint: EndpointId) -> FirstError:
     if 400 <= status <= 499:  # noqa: PLR2004 - HTTP's own numbers
         message = said or f"the endpoint refused the request (HTTP {status})"
         return UpstreamRejectedError(message, metadata=metadata, upstream=upstream)
-    return BackendUnavailableError(_failed(said), metadata=metadata)
+    return BackendUnavailableError(f"the endpoint failed (HTTP {status})", metadata=metadata)
 
 
 def late_error(payload: bytes, endpoint: EndpointId) -> FirstError:
     """Return the error for an event amid an answer; its JSON goes along, so nothing is lost."""
     _, said = _read(payload)
     return StreamTruncatedError(
-        _failed(said),
+        f"the endpoint failed: {said}" if said else "the endpoint failed amid its answer",
         metadata={"endpoint": str(endpoint)},
         upstream=UpstreamError(500, _JSON, _bounded(payload)),
     )
-
-
-def _failed(said: str) -> str:
-    return f"the endpoint failed: {said}" if said else "the endpoint sent an error, not an answer"
 
 
 def _bounded(payload: bytes) -> bytes:

@@ -125,7 +125,8 @@ class Ledger:
                 "endpoint": str(self._endpoint),
                 "attempt": self.attempt_count,
                 "error_reason": error.reason,
-                "error": error.message,
+                # What an upstream says may quote the prompt.
+                "error": error.message if error.upstream is None else None,
                 "cause": repr(error.__cause__) if error.__cause__ else None,
             },
         )
