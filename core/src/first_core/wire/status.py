@@ -51,6 +51,12 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[FirstError]]] = {
 }
 """For statuses that carry no details: made by the gRPC library or a proxy, not by a router."""
 
+_TEXTS: Final[dict[grpc.StatusCode, str]] = {
+    grpc.StatusCode.UNAVAILABLE: "the router cannot be reached",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the call took longer than its deadline allows",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "the message is larger than the router takes",
+}
+
 _UPSTREAM_CODES: Final[dict[int, grpc.StatusCode]] = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
@@ -108,8 +114,9 @@ def error_from_rpc(failure: RpcFailure) -> FirstError:
             error = _from_details(value)
             if error is not None:
                 return error
+    # The library's own text may name the router's address, so it is not told.
     cls = _BY_CODE.get(failure.code(), errors.InternalError)
-    return cls(failure.details() or f"the router answered {failure.code().name}")
+    return cls(_TEXTS.get(failure.code()) or f"the router answered {failure.code().name}")
 
 
 def _from_details(serialized: bytes) -> FirstError | None:
