@@ -31,10 +31,18 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 """The router bounds messages; metadata carries upstream error bodies of up to 8 KiB."""
 
+_RECONNECT_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+"""A router that is back is found within a second or so; by default gRPC waits up to two minutes.
+Source: gRPC, "Connection Backoff Protocol"."""
+
 
 def connect(target: str) -> aio.Channel:
     """Return a gRPC channel to a router at `host:port` or `unix:path`; it connects on first use."""
-    return aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    return aio.insecure_channel(target, options=[*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS])
 
 
 class RouterClient:
