@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 from first_core.app import Process
 from first_core.cli import processes
 from first_core.cli.announcement import Announcement
+from first_core.errors import PluginLoadError
+from first_core.plugin.host import GROUP
 from first_core.testing.simulator import Simulator, SimulatorSettings
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 TOKEN_INTERVAL_S: Final = 0.03
 """Pace of the simulated models, in seconds from token to token: slow enough to see it stream."""
+
+PLUGINS: Final = {"gateway_http": "first-gateway-http", "vllm": "first-vllm"}
+"""Plugins of the demo, and the distributions that bring them."""
 
 
 async def demonstrate(http: str, grpc: str) -> None:
@@ -33,6 +39,7 @@ async def demonstrate(http: str, grpc: str) -> None:
     Raises:
         StartupError: An address is taken, or the front or the vLLM backend is not installed.
     """
+    _need_plugins()
     async with _clusters() as simulators:
         text = _settings_text(simulators, http, grpc)
         with tempfile.TemporaryDirectory(prefix="first-demo-") as folder:
@@ -42,6 +49,13 @@ async def demonstrate(http: str, grpc: str) -> None:
         settings = replace(settings, source=None)  # gone already
         process = Process(settings, host)
         await processes.serve(process, DemoAnnouncement(settings, process.router, text))
+
+
+def _need_plugins() -> None:
+    installed = {entry.name for entry in importlib.metadata.entry_points(group=GROUP)}
+    missing = [distribution for name, distribution in PLUGINS.items() if name not in installed]
+    if missing:
+        raise PluginLoadError(f"the demo needs what is not installed: {', '.join(missing)}")
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +86,7 @@ http: {{listen: {http}}}
 grpc: {{listen: {grpc}}}
 vllm:
   servers:
-{servers}plugins: {{allow: [gateway_http, vllm]}}
+{servers}plugins: {{allow: [{", ".join(PLUGINS)}]}}
 """
 
 
