@@ -124,6 +124,6 @@ class DemoAnnouncement(Announcement):
             f'      model="{model}", messages=messages, stream=True',
             "  ):",
             '      print(chunk.choices[0].delta.content or "", end="", flush=True)',
-            f"open in a browser: {address}/v1/models and {address}/metrics",
+            f"open in a browser: {address}",
             "Ctrl-C ends it.",
         ]
