@@ -98,6 +98,14 @@ class Usage:
     output_token_count: int
     cached_token_count: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        """Return both together."""
+        return Usage(
+            self.input_token_count + other.input_token_count,
+            self.output_token_count + other.output_token_count,
+            self.cached_token_count + other.cached_token_count,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamError:
