@@ -110,9 +110,9 @@ class HttpClient:
         async with asyncio.timeout(BOUND_S):
             return await self._reader.read()
 
-    async def close(self) -> None:
+    def abort(self) -> None:
+        """Drop the connection, as a client that was killed."""
         self._writer.transport.abort()
-        await asyncio.wait([asyncio.ensure_future(self._writer.wait_closed())])
 
 
 @asynccontextmanager
@@ -123,8 +123,7 @@ async def dial(url: str) -> AsyncIterator[HttpClient]:
     try:
         yield client
     finally:
-        client.write(b"")
-        client._writer.transport.abort()
+        client.abort()
 
 
 async def ask(url: str, method: str, path: str, body: bytes = b"", **headers: str) -> HttpAnswer:
@@ -310,12 +309,6 @@ async def gateway(open_gateway: Any, sim: Simulator) -> AsyncIterator[Gateway]:
     """A gateway before `sim`, through the backend vllm."""
     async with open_gateway(sim) as opened:
         yield opened
-
-
-@pytest.fixture
-def http() -> Any:
-    """Connect: `async with http(url) as client`."""
-    return dial
 
 
 @pytest.fixture

@@ -55,12 +55,12 @@ async def silent_server() -> AsyncIterator[tuple[int, Silence]]:
 
 
 @STREAMED
-async def test_leaving_while_connecting_drops_the_connection(open_gateway, http, stream):
+async def test_leaving_while_connecting_drops_the_connection(open_gateway, stream):
     """A client that leaves during the TLS handshake with the upstream ends that handshake."""
     async with silent_server() as (port, silence):
         provider = {"name": "p", "base_url": f"https://127.0.0.1:{port}/v1", "models": ["m"]}
         async with open_gateway(direct={"providers": [provider]}) as gateway:
-            async with http(gateway.url) as client:
+            async with gateway.dial() as client:
                 client.send("POST", "/v1/chat/completions", chat(stream=stream))
                 async with asyncio.timeout(BOUND_S):
                     await silence.met.wait()
@@ -73,10 +73,10 @@ async def test_leaving_while_connecting_drops_the_connection(open_gateway, http,
 
 @STREAMED
 @pytest.mark.parametrize("fault", [StallBeforeHead(), StallAfterHead()], ids=["head", "body"])
-async def test_leaving_before_the_first_byte_stops_the_upstream(gateway, sim, http, stream, fault):
+async def test_leaving_before_the_first_byte_stops_the_upstream(gateway, sim, stream, fault):
     """A client that leaves before the head, or before the first chunk, aborts the work."""
     sim.faults.add(fault)
-    async with http(gateway.url) as client:
+    async with gateway.dial() as client:
         client.send("POST", "/v1/chat/completions", chat(stream=stream))
         await sim.wait_running(1)
 
@@ -85,10 +85,10 @@ async def test_leaving_before_the_first_byte_stops_the_upstream(gateway, sim, ht
     assert (await gateway.watch.wait(1))[0].error_reason == CANCELLED
 
 
-async def test_leaving_amid_a_stream_stops_the_upstream(gateway, sim, http):
+async def test_leaving_amid_a_stream_stops_the_upstream(gateway, sim):
     """A client that leaves amid a stream aborts the work."""
     sim.faults.add(StallAfterEvents(count=3))
-    async with http(gateway.url) as client:
+    async with gateway.dial() as client:
         client.send("POST", "/v1/chat/completions", chat(stream=True))
         await client.head()
         assert await client.part()
@@ -98,15 +98,15 @@ async def test_leaving_amid_a_stream_stops_the_upstream(gateway, sim, http):
     assert (await gateway.watch.wait(1))[0].error_reason == CANCELLED
 
 
-async def test_leaving_a_full_server_gives_up_the_place_in_its_queue(open_gateway, sim, http):
+async def test_leaving_a_full_server_gives_up_the_place_in_its_queue(open_gateway, sim):
     """A client that leaves while the engine has no slot for it leaves the engine's queue."""
     sim.engine.max_running = 1
     gate = asyncio.Event()
     sim.faults.add(StallAfterHead(gate=gate))
-    async with open_gateway(sim) as gateway, http(gateway.url) as first:
+    async with open_gateway(sim) as gateway, gateway.dial() as first:
         first.send("POST", "/v1/chat/completions", chat(stream=True))
         await sim.wait_running(1)
-        async with http(gateway.url) as second:
+        async with gateway.dial() as second:
             second.send("POST", "/v1/chat/completions", chat(stream=True))
             await sim.wait_waiting(1)
         await sim.wait_aborts(1)
@@ -116,20 +116,20 @@ async def test_leaving_a_full_server_gives_up_the_place_in_its_queue(open_gatewa
     assert answer.events[-1] == b"data: [DONE]"
 
 
-async def test_half_a_request_reaches_no_upstream(gateway, sim, http):
+async def test_half_a_request_reaches_no_upstream(gateway, sim):
     """A client that leaves before its body is whole has asked for nothing."""
-    async with http(gateway.url) as client:
+    async with gateway.dial() as client:
         client.send("POST", "/v1/chat/completions", b"{", content_length="100")
     await gateway.chat()
 
     assert len(sim.posts) == 1
 
 
-async def test_a_client_that_does_not_read_holds_the_upstream_back(gateway, sim, http):
+async def test_a_client_that_does_not_read_holds_the_upstream_back(gateway, sim):
     """Of an answer of 100 MB that nobody reads, little leaves the upstream: each hop waits."""
     body = {"model": "m", "stream": True, "prompt": "x", "n": 64, "ignore_eos": True}
     body["max_tokens"] = 8000
-    async with http(gateway.url) as client:
+    async with gateway.dial() as client:
         client.send("POST", "/v1/completions", json.dumps(body).encode())
         await client.head()
         async with asyncio.timeout(BOUND_S):
