@@ -147,6 +147,18 @@ async def test_chat_without_router(cli):
     assert ended.err.startswith("no router answers at 127.0.0.1:1")
 
 
+async def test_chat_is_interrupted(cli, target, sim):
+    """Ctrl-C during the only answer ends it with 130, quietly, and stops the work."""
+    sim.faults.add(StallAfterEvents(count=3))
+    async with cli.running("chat", "m", "hi", "--router", target) as asking:
+        await sim.wait_running(1)
+        code = await asking.end()
+    await sim.wait_aborts(1)
+
+    assert code == 130
+    assert asking.told == ""
+
+
 async def test_chat_remembers_the_conversation(terminal, target, bodies):
     """At a terminal each question goes with what was said before; Ctrl-D ends it with 0."""
     await terminal.start("chat", "m", "--router", target)

@@ -26,6 +26,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Name to module and short help, so that `first --help` imports none of them."""
 
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C where that is no good end: 128 plus the signal's number, as shells do."""
+
 
 class FirstGroup(click.Group):
     """Finds its commands when they are asked for; built-in ones win over those of plugins."""
@@ -77,6 +80,8 @@ class FirstGroup(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
         except Exception as exc:  # the edge of the process
             raise told(exc) from exc
 

@@ -20,7 +20,10 @@ def command(config: Path | None, http_listen: str | None, grpc_listen: str | Non
     """Run the gateway: front and router in one process.
 
     Without a settings file it serves what it finds: a vLLM server on its usual port, and APIs
-    whose keys are in the environment. Ctrl-C or SIGTERM ends it.
+    whose keys are in the environment.
+
+    Ctrl-C or SIGTERM ends it: calls in flight get some time to end, and a second Ctrl-C gives them
+    none.
     """
     from first_core.app import Process  # noqa: PLC0415 - heavy, not for --help
     from first_core.cli import processes  # noqa: PLC0415
