@@ -184,13 +184,20 @@ class Settings:
     """The file it came from; `None`: there was none."""
 
 
+class _WholeFile(CoreSettings):
+    """The whole file: the core's sections and those of plugins."""
+
+    # Its fields bring their descriptions; looking for them would read this file at each load.
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 def settings_model(sections: Mapping[str, type[Section]]) -> type[CoreSettings]:
     """Return the model of the whole file: the core's sections and those of plugins."""
     fields: dict[str, Any] = {
         key: (model, Field(default_factory=model, description=(model.__doc__ or "").strip()))
         for key, model in sections.items()
     }
-    return pydantic.create_model("FirstSettings", __base__=CoreSettings, **fields)
+    return pydantic.create_model("FirstSettings", __base__=_WholeFile, **fields)
 
 
 def plugin_allow_list(path: Path | None) -> list[str] | None:
