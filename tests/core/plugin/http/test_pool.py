@@ -162,3 +162,19 @@ async def test_stop_while_connecting_leaves_nothing_open(connect, make_call, sil
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_calls_that_are_cancelled_while_connecting_leave_nothing_open(
+    upstream, make_call, sim
+):
+    """Whenever the cancellation comes, the connection is closed, and stop does not wait for it."""
+    for turns in range(40):
+        task = asyncio.create_task(upstream.call(PATH, make_call(), headers={}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    await upstream.stop()
+
+    await settle(lambda: sim.connection_count == 0)

@@ -8,7 +8,7 @@ is behind.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
@@ -20,6 +20,8 @@ from first_core.plugin.http.transport import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from first_core.plugin.http.transport import Receiver
 
 _JOIN_LIMIT_BYTES: Final = 64 * 1024
@@ -28,22 +30,12 @@ _JOIN_LIMIT_BYTES: Final = 64 * 1024
 _BODILESS: Final = frozenset({204, 304})
 
 
-class Owner(Protocol):
-    """What keeps connections."""
-
-    def opened(self, connection: Connection) -> None:
-        """Learn of a connection that is ready, TLS included."""
-
-    def lost(self, connection: Connection) -> None:
-        """Learn that one that was opened has ended; called once."""
-
-
 class Connection(asyncio.Protocol):
     """One connection. It belongs to one exchange, or waits in a pool.
 
     Args:
         loop: The running event loop.
-        owner: What keeps it.
+        on_lost: Called with the connection when it has ended.
     """
 
     __slots__ = (
@@ -55,7 +47,7 @@ class Connection(asyncio.Protocol):
         "_headers",
         "_keep_alive",
         "_loop",
-        "_owner",
+        "_on_lost",
         "_parser",
         "_paused",
         "_pieces",
@@ -68,7 +60,9 @@ class Connection(asyncio.Protocol):
         "opened_s",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[Connection], None]
+    ) -> None:
         self.answered = False
         """Whether a byte has come since the exchange began."""
         self.opened_s = 0.0
@@ -76,7 +70,7 @@ class Connection(asyncio.Protocol):
         self.idle_until_s = 0.0
         """Monotonic time until which it may wait for the next exchange; for its pool."""
         self._loop = loop
-        self._owner = owner
+        self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
@@ -209,7 +203,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self._transport = cast("asyncio.Transport", transport)
-        self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange under way, if there is one."""
@@ -221,7 +214,7 @@ class Connection(asyncio.Protocol):
                 text = "closed" if exc is None else type(exc).__name__
                 self._error = DisconnectedError(text, head_seen=self._head is not None)
         self._wake()
-        self._owner.lost(self)
+        self._on_lost(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and hand it on."""

@@ -155,17 +155,16 @@ class PoolCarrier(Carrier):
     async def _open_connection(self) -> Connection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: Connection(loop, self), self._host, self._port, ssl=self._tls
+            lambda: Connection(loop, self._lost), self._host, self._port, ssl=self._tls
         )
+        connection.opened_s = self._clock.monotonic()
+        # Remembered no earlier: uvloop does not tell of the end of a connection whose opening is
+        # cancelled after `connection_made`.
+        if connection.is_open:
+            self._open.add(connection)
         return connection
 
-    def opened(self, connection: Connection) -> None:
-        """Remember a connection."""
-        connection.opened_s = self._clock.monotonic()
-        self._open.add(connection)
-
-    def lost(self, connection: Connection) -> None:
-        """Forget a connection that has ended."""
+    def _lost(self, connection: Connection) -> None:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

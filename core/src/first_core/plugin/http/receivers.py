@@ -109,21 +109,23 @@ class StreamedAnswer(WholeAnswer):
         self.written = False
         """Whether a byte was passed on."""
         self._sink = sink
+        self._content_type = ""
 
     def on_head(self, head: Head) -> None:
-        """Take status and headers; a stream is announced to the sink."""
+        """Take status and headers."""
         super().on_head(head)
-        content_type = head.get(b"content-type")
-        if self.is_success and _is_event_stream(content_type):
-            self.is_stream = True
-            self._sink.start(content_type)
+        self._content_type = head.get(b"content-type")
+        self.is_stream = self.is_success and _is_event_stream(self._content_type)
 
     def on_data(self, data: bytes) -> bool:
         """Pass the next bytes on, and tell whether the sink is behind."""
         if not self.is_stream:
             return super().on_data(data)
         self._heard()
-        self.written = True
+        if not self.written:
+            # Announced as late as this, so that an attempt that fails leaves the sink untouched.
+            self.written = True
+            self._sink.start(self._content_type)
         return self._sink.write(data)
 
     async def drain(self) -> None:
