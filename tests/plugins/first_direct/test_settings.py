@@ -76,6 +76,7 @@ def test_keys_of_the_environment_are_left_alone_where_there_is_a_file(monkeypatc
         {"base_url": "https://user:hidden@h/v1"},
         {"dialect": "french"},
         {"extra_headers": {"bad name": "x"}},
+        {"extra_headers": {"Content-Length": "5"}},
         {"extra_headers": {"x-hidden": "a\nb"}},
         {"api_keys": ["sk-hidden"]},
         {"api_keys": [{"env": "BROKEN_KEY"}]},

@@ -18,7 +18,7 @@ from first_core.testing.simulator import (
     StallBeforeHead,
 )
 from first_core.types import EndpointLoad, EndpointState, Operation
-from first_vllm.backend import MAX_SILENT_PROBES, VllmBackend
+from first_vllm.backend import MAX_SILENT_PROBES, QUIET_S, VllmBackend
 from first_vllm.settings import VllmSettings
 
 if TYPE_CHECKING:
@@ -133,15 +133,30 @@ async def test_server_that_comes_back_is_ready_again(start, published, sim, cloc
     await published.wait(is_ready)
 
 
-async def test_failed_call_makes_it_look_at_once(start, published, sim, make_call):
+async def test_failed_call_makes_it_look_at_once(start, published, sim, *, clock, make_call):
     """A call that meets a closed port finds out before the next look is due."""
     backend = await start()
     await sim.pause_listening()
+    clock.advance(QUIET_S)
 
     with pytest.raises(BackendUnavailableError):
         await backend.call(make_call())
 
     await published.wait(is_down)
+
+
+async def test_failed_calls_cause_one_look(start, sim, clock, make_call):
+    """Many calls that fail at once do not become a storm of looks."""
+    backend = await start()
+    clock.advance(QUIET_S)
+    looks = [path for _, path, _, _ in sim.received].count("/health")
+    sim.faults.add(ErrorStatus(status=500), times=None)
+
+    for _ in range(5):
+        with pytest.raises(BackendUnavailableError):
+            await backend.call(make_call())
+
+    assert [path for _, path, _, _ in sim.received].count("/health") <= looks + 1
 
 
 async def test_dead_engine_is_down(start, published, sim, clock):

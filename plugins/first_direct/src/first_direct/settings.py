@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from first_core.plugin.http.settings import UpstreamSettings, check_header_value, check_url
+from first_core.plugin.http.headers import check_header_name, check_header_value
+from first_core.plugin.http.settings import UpstreamSettings, check_url
 from first_core.plugin.operations import OperationName
 from first_core.settings import Secret, Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_FIELD_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
-"""Name of a header, in lower case. Source: RFC 9110, section 5.6.2."""
 
 
 class ModelSettings(Section):
@@ -89,12 +86,9 @@ class ProviderSettings(Section):
     @field_validator("extra_headers")
     @classmethod
     def _check_headers(cls, value: dict[str, str | Secret]) -> dict[str, str | Secret]:
-        headers = {name.lower(): text for name, text in value.items()}
-        for name, text in headers.items():
-            if not _FIELD_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of a header")
+        for text in value.values():
             check_header_value(text.reveal() if isinstance(text, Secret) else text)
-        return headers
+        return {check_header_name(name): text for name, text in value.items()}
 
     @model_validator(mode="after")
     def _check_models(self) -> ProviderSettings:

@@ -27,6 +27,10 @@ MAX_SILENT_PROBES: Final = 3
 """Looks without an answer after which a server counts as down. One late answer says nothing: the
 route shares its process with tokenising, so it is slow under load."""
 
+QUIET_S: Final = 0.2
+"""Time after a look in which failing calls cause no further one, in seconds: many may fail at
+once."""
+
 START_WAIT_S: Final = 0.5
 """Longest wait of `start` for the first look, in seconds: servers nearby are known when the first
 call comes, and one that does not answer delays no start."""
@@ -73,6 +77,7 @@ class Server:
         self._reason = ""
         self._silent_count = 0
         self._until_models = 0
+        self._quiet_until_s = 0.0
 
     def reports(self) -> list[EndpointReport]:
         """Return its endpoints; none until it was seen for the first time."""
@@ -92,8 +97,8 @@ class Server:
         )
 
     def poke(self) -> None:
-        """Look at once: a call met something odd. Does nothing where it is known to be down."""
-        if self._is_ready:
+        """Look at once: a call met something odd. Does nothing where that was done just now."""
+        if self._is_ready and self._clock.monotonic() >= self._quiet_until_s:
             self._wake.set()
 
     async def follow(self) -> None:
@@ -104,18 +109,19 @@ class Server:
             except Exception:
                 _log.exception("look at a vLLM server failed", extra={"server": self._settings.url})
             self.has_looked = True
+            self._quiet_until_s = self._clock.monotonic() + QUIET_S
             self._looked()
             await self._pause()
 
     async def _pause(self) -> None:
         # The jitter keeps many gateways from looking all at once.
+        self._wake.clear()
         delay_s = self._settings.probe_interval_s * random.uniform(0.8, 1.0)  # noqa: S311
         timer = self._clock.call_later(delay_s, self._wake.set)
         try:
             await self._wake.wait()
         finally:
             timer.cancel()
-        self._wake.clear()
 
     async def _probe(self) -> None:
         try:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from first_core.plugin.http.settings import UpstreamSettings, check_header_value, check_url
+from first_core.plugin.http.headers import check_header_value
+from first_core.plugin.http.settings import UpstreamSettings, check_url
 from first_core.plugin.operations import OperationName
 from first_core.settings import Secret, Section
 

@@ -86,6 +86,15 @@ async def test_call_lets_the_backend_win_over_forwarded_headers(call, sim):
     assert sim.received[-1][2]["authorization"] == "Bearer ours"
 
 
+async def test_call_lets_the_backend_name_itself(call, sim):
+    """A backend may replace what we say by default, but not how bodies are encoded."""
+    await call(own={"user-agent": "mine", "accept": "text/x", "accept-encoding": "gzip"})
+
+    headers = sim.received[-1][2]
+    assert (headers["user-agent"], headers["accept"]) == ("mine", "text/x")
+    assert headers["accept-encoding"] == "identity"
+
+
 @pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nb", "a\0b", "a\rb"])
 async def test_call_refuses_a_header_that_ends_its_line(call, sim, value):
     """A value with a line break is the caller's fault, and nothing is sent."""

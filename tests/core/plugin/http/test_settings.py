@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from first_core.plugin.http import UpstreamSettings, check_header_value, check_url
+from first_core.plugin.http import (
+    UpstreamSettings,
+    check_header_name,
+    check_header_value,
+    check_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +55,13 @@ def test_header_value_is_refused_without_quoting_it(text):
         check_header_value(text)
 
     assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x:", "Host", "content-length", "transfer-encoding"])
+def test_header_that_a_backend_may_not_set_is_refused(name):
+    """What is no name, and what frames the message."""
+    with pytest.raises(ValueError, match=r"header|frames"):
+        check_header_name(name)
 
 
 def test_tls_is_verified_unless_told_otherwise():

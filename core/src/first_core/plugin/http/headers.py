@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING, Final
 
 from first_core.errors import InvalidRequestError
@@ -34,6 +35,35 @@ _OURS: Final = frozenset(
 allow-list says. The hop-by-hop ones are those of RFC 9110, section 7.6.1."""
 
 
+_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+"""Source: RFC 9110, section 5.6.2."""
+
+
+def check_header_name(text: str) -> str:
+    """Return `text` in lower case, the name of a header that a backend may add.
+
+    Raises:
+        ValueError: It is no name of a header, or that of one that frames the message.
+    """
+    name = text.lower()
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{text!r} is no name of a header")
+    if name in _OURS - {"cookie", "user-agent"}:
+        raise ValueError(f"{text!r} frames the message and cannot be set")
+    return name
+
+
+def check_header_value(text: str) -> str:
+    """Return `text`, which may stand as the value of a header.
+
+    Raises:
+        ValueError: It holds characters that no header may. The message does not quote it.
+    """
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("must be printable ASCII to stand in a header")
+    return text
+
+
 @functools.cache
 def user_agent() -> str:
     """Return the name by which upstreams know us."""
@@ -53,13 +83,12 @@ def merge(
     Raises:
         InvalidRequestError: A value would end its header's line, and so forge another one.
     """
-    headers = {name: value for name, value in forwarded.items() if name not in _OURS}
+    headers = {"user-agent": user_agent(), "accept": "*/*"}
+    headers.update({name: text for name, text in forwarded.items() if name not in _OURS})
     headers.update(own)
+    headers["accept-encoding"] = "identity"  # bodies pass unread, so nobody would decode them
     if content_type:
         headers["content-type"] = content_type
-    headers["user-agent"] = user_agent()
-    headers["accept"] = "*/*"
-    headers["accept-encoding"] = "identity"
     _check(headers)
     return headers
 

@@ -75,14 +75,3 @@ def check_url(text: str) -> str:
     if parts.port == 0:  # also raises ValueError where the port is no number up to 65535
         raise ValueError("must not have port 0")
     return text.rstrip("/")
-
-
-def check_header_value(text: str) -> str:
-    """Return `text`, which may stand as the value of a header.
-
-    Raises:
-        ValueError: It holds characters that no header may. The message does not quote it.
-    """
-    if not text.isascii() or not text.isprintable():
-        raise ValueError("must be printable ASCII to stand in a header")
-    return text
