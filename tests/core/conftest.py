@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from first_core.app import Process
+from first_core.app import Process, add_built_ins
 from first_core.client import connect
 from first_core.plugin.host import PluginHost
 from first_core.settings import CoreSettings, GrpcSettings, LogSettings, Settings
@@ -24,6 +24,7 @@ OpenRouter = "Callable[..., AbstractAsyncContextManager[Any]]"
 @asynccontextmanager
 async def _open(carrier: str, backends: dict[str, Backend], **core: Any) -> AsyncIterator[Any]:
     host = PluginHost()
+    add_built_ins(host)
     host.add("scripted", BackendPlugin(**backends))
     listen = "127.0.0.1:0" if carrier == "grpc" else None
     settings = CoreSettings(

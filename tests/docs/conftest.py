@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from first_core.app import Process, read_settings
+from first_core.app import Process, add_built_ins, read_settings
 from first_core.client import RouterClient
 from first_core.plugin.host import PluginHost
 
@@ -36,6 +36,7 @@ def gateway(echo, tmp_path):
     @asynccontextmanager
     async def start(text="grpc: {listen: null}\n"):
         host = PluginHost(allow=[])
+        add_built_ins(host)
         host.add("echo", echo)
         path = tmp_path / "first.yaml"
         path.write_text(text)

@@ -12,7 +12,7 @@ NOTICED_WITHIN_S = 2.0
 
 def is_in(state: EndpointState, model: str = "m"):
     """Return what tells whether the catalog has a model in this state."""
-    return lambda catalog: (found := catalog.model(model)) is not None and found.state is state
+    return lambda routes: (found := routes.model(model)) is not None and found.state is state
 
 
 async def test_adapters_are_models(gateway):

@@ -236,7 +236,7 @@ async def test_openai_retries_when_we_say_so(gateway, sim):
 
 async def test_openai_client_reaches_the_cluster_that_its_path_names(open_gateway, sim, other_sim):
     """The paths of today's FIRST restrict a client to one cluster and framework."""
-    async with open_gateway(sim, other_sim) as gateway:
+    async with open_gateway(sim, other_sim, resilience={"max_attempts": 1}) as gateway:
         base = f"{gateway.url}/resource_server/b/vllm/v1"
         async with openai.AsyncOpenAI(base_url=base, api_key="any", max_retries=0) as client:
             raw = await client.chat.completions.with_raw_response.create(model="m", messages=HI)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from first_core.client import connect
 from first_core.clock import Clock, SystemClock
 from first_core.domain.catalog import Catalog
+from first_core.domain.config import relay_config, tune_for
 from first_core.domain.relay import Relay
+from first_core.domain.routes import Routes
 from first_core.errors import StartupError
 from first_core.plugin import BackendContext, FrontContext, PluginSettings
 from first_core.rpc.catalog import CatalogServicer
@@ -48,8 +51,17 @@ def load_host(path: Path | None) -> PluginHost:
     from first_core.plugin.host import PluginHost as Host  # noqa: PLC0415
 
     host = Host(allow=plugin_allow_list(path))
+    add_built_ins(host)
     host.load()
     return host
+
+
+def add_built_ins(host: PluginHost) -> None:
+    """Add what comes with the core and uses the same hooks as any plugin."""
+    from first_core.policies import plugin as policies  # noqa: PLC0415
+
+    core = metadata.distribution("first-core")
+    host.add("policies", policies, distribution=core.name, version=core.version)
 
 
 def read_settings(path: Path | None, host: PluginHost) -> Settings:
@@ -77,20 +89,27 @@ class Router:
         context = BackendContext(clock=clock, telemetry=telemetry)
         offers = host.backends(PluginSettings(settings.sections)).offers()
         self._backends = {kind: factory(context) for kind, factory in offers.items()}
-        self.catalog = Catalog(clock)
-        relay = Relay(
-            catalog=self.catalog,
-            settings=settings.core,
+        self._clock = clock
+        self._policies = host.policies().offers()
+        self.catalog = Catalog(clock, tune_for(settings.core, clock))
+        routes = Routes(settings.core.routing, self._policies, self.catalog)
+        self.relay = Relay(
+            config=relay_config(settings.core, routes, clock),
             telemetry=telemetry,
             clock=clock,
             watchers=host.call_watchers(),
         )
         self.inference = InferenceServicer(
-            relay, max_body_bytes=settings.core.limits.max_body_bytes
+            self.relay, max_body_bytes=settings.core.limits.max_body_bytes
         )
-        self.catalog_servicer = CatalogServicer(self.catalog)
+        self.catalog_servicer = CatalogServicer(self.catalog, lambda: self.relay.config.routes)
         self.channel = DirectChannel()
         add_services(self.channel, self.inference, self.catalog_servicer)
+
+    @property
+    def routes(self) -> Routes:
+        """The routes as they are configured now."""
+        return self.relay.config.routes
 
     async def start(self) -> None:
         """Start the backends, all at once.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
@@ -116,6 +116,100 @@ class TimeoutSettings(Section):
         return Timeouts(self.connect_s, self.first_chunk_s, self.idle_s, self.total_s)
 
 
+class TargetSettings(Section):
+    """Some endpoints of a federated model; what is not set matches all."""
+
+    cluster: str | None = None
+    """Only this cluster."""
+    framework: str | None = None
+    """Only this framework."""
+    model: str | None = None
+    """What these endpoints call the model. Default: the model's own name."""
+    replica: str | None = None
+    """Only this server."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the calls, for policies that look at weights."""
+
+
+class ModelSettings(Section):
+    """One model as clients ask for it, over endpoints that may call it otherwise."""
+
+    name: str = Field(min_length=1)
+    """What clients ask for."""
+    aliases: list[str] = []
+    """Further names of it."""
+    policy: str | None = None
+    """Name of a routing policy. Default: `routing.policy`."""
+    targets: list[TargetSettings] = []
+    """Endpoints that serve it, in order of preference. Default: all that have its name."""
+    fallbacks: list[str] = []
+    """Models that may answer when nothing else can, in order; the answer names the one that did.
+    A prompt too long for this model goes only to one with a larger context window."""
+
+
+class RoutingSettings(Section):
+    """Which endpoint gets a call."""
+
+    policy: str = "first"
+    """Routing policy of models that name none: `first`, `least_loaded`, `weighted`, `round_robin`,
+    `latency`, `affinity`, or one that a plugin brings."""
+    models: list[ModelSettings] = []
+    """Models with settings of their own. Others are routed over all endpoints with their name."""
+
+
+class EndpointSettings(Section):
+    """Settings of the endpoints that match; what is not set matches all. The first match counts."""
+
+    cluster: str | None = None
+    """Only this cluster."""
+    framework: str | None = None
+    """Only this framework."""
+    model: str | None = None
+    """Only this model."""
+    max_in_flight: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Most calls in flight. `auto` follows what the engine tells of waiting calls, or the time to
+    the first chunk; `null` sets no bound."""
+    timeouts: TimeoutSettings | None = None
+    """Bounds of one attempt. Default: `timeouts`."""
+
+
+class ResilienceSettings(Section):
+    """What happens when an attempt fails."""
+
+    max_attempts: int = Field(default=4, ge=1, le=20)
+    """Most attempts of one call, over all endpoints and fallback models."""
+    retry_ratio: float = Field(default=0.2, ge=0, le=1)
+    """Further attempts that each call earns, so that retries never multiply an outage. Ten a second
+    are free."""
+    same_endpoint_wait_s: float = Field(default=0.25, ge=0)
+    """Mean wait before the same endpoint is asked again, where no other one is left."""
+    longest_retry_after_s: float = Field(default=5.0, ge=0)
+    """A longer `Retry-After` of an upstream is told to the client instead of waited for."""
+    continuation: bool = True
+    """Whether a stream that breaks goes on at another endpoint of the same model, from the text
+    that was sent, where that endpoint can do so exactly."""
+    hedge: bool = False
+    """Whether a plain call that takes longer than 95 of 100 others is also sent to a second
+    endpoint. The first answer wins, the other call is cancelled."""
+
+
+class AdmissionSettings(Section):
+    """Who waits, and for how long, when a model is full or not ready."""
+
+    wait_s: float = Field(default=30.0, ge=0)
+    """Longest wait for room at a model that is ready and full, for calls that do not say it."""
+    cold_wait_s: float = Field(default=0.0, ge=0)
+    """Longest wait for a model that is not ready yet, for calls that do not say it."""
+    max_wait_s: float = Field(default=3600.0, ge=0)
+    """Longest wait that a call may ask for."""
+    max_queue: int = Field(default=1000, ge=0)
+    """Most calls that wait for one endpoint."""
+    progress_s: float = Field(default=5.0, gt=0)
+    """How often a call that waits is told where it stands."""
+    tenant_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Share of each tenant while calls wait. Default: 1."""
+
+
 class TelemetrySettings(Section):
     """Traces and metrics."""
 
@@ -157,6 +251,14 @@ class CoreSettings(Section):
     """Bounds on what a call may bring."""
     timeouts: TimeoutSettings = TimeoutSettings()
     """Bounds of one attempt."""
+    routing: RoutingSettings = RoutingSettings()
+    """Which endpoint gets a call."""
+    endpoints: list[EndpointSettings] = []
+    """Settings of some endpoints."""
+    resilience: ResilienceSettings = ResilienceSettings()
+    """What happens when an attempt fails."""
+    admission: AdmissionSettings = AdmissionSettings()
+    """Who waits, and for how long."""
     telemetry: TelemetrySettings = TelemetrySettings()
     """Traces and metrics."""
     log: LogSettings = LogSettings()

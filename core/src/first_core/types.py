@@ -88,6 +88,27 @@ class Pin:
 
     cluster: str = ""
     framework: str = ""
+    replica: str = ""
+
+    def fits(self, endpoint: EndpointId) -> bool:
+        """Tell whether an endpoint is one of those."""
+        return (
+            self.cluster in ("", endpoint.cluster)
+            and self.framework in ("", endpoint.framework)
+            and self.replica in ("", endpoint.replica)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, and which tenant its limits and shares are charged to."""
+
+    id: str
+    tenant: str
+
+
+ANYONE: Final = Principal("anyone", "default")
+"""The caller of a gateway that asks nobody who they are, and therefore listens on loopback only."""
 
 
 @dataclass(frozen=True, slots=True)

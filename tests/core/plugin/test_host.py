@@ -31,6 +31,10 @@ class Plugin:
         register("fake", lambda _context: settings.section(Fake))
 
     @hookimpl
+    def first_register_policies(self, register: Any) -> None:
+        register("fake", Fake)
+
+    @hookimpl
     def first_register_fronts(self, register: Any, settings: PluginSettings) -> None:
         register("fake", lambda _context: settings.section(Fake))
 
@@ -65,6 +69,11 @@ def test_hook_first_register_backends(host: PluginHost) -> None:
     factory = host.backends(SETTINGS).offers()["fake"]
 
     assert factory(None) == Fake()  # type: ignore[arg-type]
+
+
+def test_hook_first_register_policies(host: PluginHost) -> None:
+    """A plugin offers routing policies."""
+    assert host.policies().offers() == {"fake": Fake}
 
 
 def test_hook_first_register_fronts(host: PluginHost) -> None:

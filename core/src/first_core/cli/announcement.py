@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from first_core.app import Router
-    from first_core.domain.catalog import Model
+    from first_core.domain.routes import Model
     from first_core.settings import Section, Settings
 
 FIRST_LOOK_S: Final = 3.0
@@ -63,7 +63,7 @@ class Announcement:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK_S):
                 await self._wait_ready()
-        models = self._router.catalog.models()
+        models = self._router.routes.models()
         if not models:
             return "no model yet: no upstream answers; it is looked for again and again"
         lines = ["models:"]
@@ -81,7 +81,7 @@ class Announcement:
         router = self._router
         while router is not None:
             change = router.catalog.next_change()
-            if any(model.state is EndpointState.READY for model in router.catalog.models()):
+            if any(model.state is EndpointState.READY for model in router.routes.models()):
                 return
             await change.wait()
 
@@ -98,8 +98,9 @@ def _answers_chat(model: Model) -> bool:
 
 
 def _places(router: Router, model: Model) -> str:
-    endpoints = router.catalog.endpoints_of(model.id)
-    return ", ".join(f"{e.id.cluster} {e.report.state.name.lower()}" for e in endpoints)
+    route = router.routes.resolve(model.id)
+    reports = [target.report for target in route.targets] if route else []
+    return ", ".join(f"{r.id.cluster} {r.state.name.lower()}" for r in reports)
 
 
 def _found_names(section: Section) -> Iterable[str]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from first_core.domain.fair_queue import Priority
+from first_core.types import ANYONE, Principal
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from first_core.domain.admission import Progress
     from first_core.plugin import Answer
     from first_core.telemetry import TraceContext
     from first_core.types import EndpointId, Operation, Pin, Usage
@@ -28,6 +32,16 @@ class IncomingCall:
     trace: TraceContext | None
     first_chunk_timeout_s: float | None
     time_remaining_s: float | None
+    session_key: str = ""
+    wait_budget_s: float | None = None
+    """Longest wait for room or a cold model; `None`: the settings decide."""
+    priority: Priority = Priority.INTERACTIVE
+    continues: bool = True
+    """Whether a broken stream may go on elsewhere."""
+    principal: Principal = ANYONE
+    """Who calls."""
+    hops: tuple[str, ...] = ()
+    """Gateways that the call has passed, the first one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,7 @@ class Trailer:
     first_chunk_s: float | None
     duration_s: float
     finish_reasons: tuple[str, ...]
+    continuation_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,9 @@ class Result:
 
 class AnswerWriter(Protocol):
     """Takes a streamed answer on its way to the client. Returning late slows the upstream down."""
+
+    async def progress(self, progress: Progress) -> None:
+        """Take a word on why the call still waits; only before the head."""
 
     async def head(self, head: Head) -> None:
         """Take the head; once, right before the first data."""

@@ -1,83 +1,158 @@
-"""Which models exist, on which endpoints, in which state."""
+"""Which endpoints exist, in which state."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from first_core.types import EndpointId, EndpointState, Operation
+from first_core.domain.breaker import Breaker
+from first_core.domain.learned import Learned
+from first_core.types import EndpointId, EndpointState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from first_core.clock import Clock
+    from first_core.domain.gate import Gate
     from first_core.plugin import Backend, EndpointReport, Publish
+    from first_core.types import Timeouts
+
+Tune: TypeAlias = "Callable[[EndpointId], tuple[Gate, Timeouts]]"
+"""Returns the gate and the bounds of an endpoint, from the settings."""
 
 
-@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint, with the backend that reaches it."""
+    """One endpoint as it stands: what its backend says, and what its calls have shown."""
 
-    report: EndpointReport
-    backend: Backend
-    backend_kind: str
-    create_time: float
-    """When it was first published, in seconds since the epoch."""
-    state_time: float
-    """When its state last changed, in seconds since the epoch."""
+    __slots__ = (
+        "_clock",
+        "backend",
+        "backend_kind",
+        "breaker",
+        "create_time",
+        "gate",
+        "is_gone",
+        "learned",
+        "report",
+        "resting_until_s",
+        "state_time",
+        "timeouts",
+    )
+
+    def __init__(
+        self,
+        report: EndpointReport,
+        backend: Backend,
+        backend_kind: str,
+        *,
+        clock: Clock,
+        gate: Gate,
+        timeouts: Timeouts,
+    ) -> None:
+        self._clock = clock
+        self.report = report
+        self.backend = backend
+        self.backend_kind = backend_kind
+        self.create_time = self.state_time = clock.time()
+        self.breaker = Breaker(clock)
+        self.learned = Learned()
+        self.gate = gate
+        self.timeouts = timeouts
+        self.resting_until_s = 0.0
+        """Monotonic time until which its upstream asked not to be called."""
+        gate.allows = self.takes_calls
+        self.is_gone = False
+        """Whether its backend no longer publishes it."""
 
     @property
     def id(self) -> EndpointId:
         """Its name."""
         return self.report.id
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether its backend says that it takes calls."""
+        return self.report.state is EndpointState.READY and not self.is_gone
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One model, summed up over its endpoints."""
+    def takes_calls(self) -> bool:
+        """Whether a call may go there now: it is ready, not resting, and its breaker allows it."""
+        return (
+            self.is_ready
+            and self.breaker.allows()
+            and self._clock.monotonic() >= self.resting_until_s
+        )
 
-    id: str
-    create_time: float
-    owner: str
-    context_window_token_count: int
-    operations: frozenset[Operation]
-    state: EndpointState
-
-
-_BEST_FIRST = (
-    EndpointState.READY,
-    EndpointState.STARTING,
-    EndpointState.QUEUED,
-    EndpointState.COLD,
-    EndpointState.DRAINING,
-    EndpointState.DOWN,
-)
+    def update(self, report: EndpointReport, now: float) -> None:
+        """Take what its backend says now; whoever waits for it gets in when it is ready."""
+        was_ready = self.is_ready
+        if report.state is not self.report.state:
+            self.state_time = now
+        self.report = report
+        if report.load is not None:
+            self.gate.bound.told(report.load, self.gate.in_flight_count)
+        if self.is_ready and (not was_ready or len(self.gate.queue)):
+            self.gate.admit_waiting()
 
 
 class Catalog:
-    """What all backends published last. Reads are of memory only and never wait."""
+    """What all backends published last. Reads are of memory only and never wait.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        clock: The time.
+        tune: Gives each new endpoint its gate and its bounds.
+    """
+
+    def __init__(self, clock: Clock, tune: Tune) -> None:
         self._clock = clock
+        self._tune = tune
         self._by_backend: dict[str, dict[EndpointId, Endpoint]] = {}
         self._by_model: dict[str, tuple[Endpoint, ...]] = {}
         self._changed = asyncio.Event()
+        self.version = 0
+        """Grows whenever an endpoint comes or goes; a state that changes leaves it."""
 
     def publisher(self, kind: str, backend: Backend) -> Publish:
         """Return what a backend calls with all its endpoints as they stand now."""
         self._by_backend.setdefault(kind, {})
 
         def publish(reports: Sequence[EndpointReport]) -> None:
-            known = self._by_backend[kind]
-            now = self._clock.time()
-            self._by_backend[kind] = {
-                report.id: _updated(known.get(report.id), report, backend, kind, now)
-                for report in reports
-            }
-            self._index()
+            self._publish(kind, backend, reports)
 
         return publish
+
+    def _publish(self, kind: str, backend: Backend, reports: Sequence[EndpointReport]) -> None:
+        known = self._by_backend[kind]
+        now = self._clock.time()
+        found: dict[EndpointId, Endpoint] = {}
+        for report in reports:
+            endpoint = known.get(report.id)
+            if endpoint is None or endpoint.backend is not backend:
+                gate, timeouts = self._tune(report.id)
+                endpoint = Endpoint(
+                    report, backend, kind, clock=self._clock, gate=gate, timeouts=timeouts
+                )
+            found[report.id] = endpoint
+            endpoint.update(report, now)
+        for endpoint in known.values():
+            endpoint.is_gone = found.get(endpoint.id) is not endpoint
+        self._by_backend[kind] = found
+        if list(known.items()) != list(found.items()):
+            self._index()
+        self._tell()
+
+    def withdraw(self, kind: str) -> None:
+        """Forget a backend and its endpoints. Calls in flight keep what they have."""
+        for endpoint in self._by_backend.pop(kind, {}).values():
+            endpoint.is_gone = True
+        self._index()
+        self._tell()
+
+    def retune(self, tune: Tune) -> None:
+        """Give each endpoint its gate's bound and its bounds in time anew, from new settings."""
+        self._tune = tune
+        for endpoint in self.endpoints():
+            gate, endpoint.timeouts = tune(endpoint.id)
+            endpoint.gate.retune(gate)
 
     def _index(self) -> None:
         by_model: dict[str, list[Endpoint]] = {}
@@ -85,6 +160,9 @@ class Catalog:
             for endpoint in endpoints.values():
                 by_model.setdefault(endpoint.id.model, []).append(endpoint)
         self._by_model = {model: tuple(found) for model, found in by_model.items()}
+        self.version += 1
+
+    def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -97,45 +175,10 @@ class Catalog:
         found = [e for of_model in self._by_model.values() for e in of_model]
         return sorted(found, key=lambda endpoint: endpoint.id)
 
-    def models(self, *, cluster: str = "", framework: str = "") -> list[Model]:
-        """Return the models with an endpoint on that cluster and framework, sorted by id."""
-        found = []
-        for model in sorted(self._by_model):
-            endpoints = [
-                e
-                for e in self._by_model[model]
-                if cluster in ("", e.id.cluster) and framework in ("", e.id.framework)
-            ]
-            if endpoints:
-                found.append(_sum_up(model, endpoints))
-        return found
-
-    def model(self, model: str) -> Model | None:
-        """Return one model, if it is known."""
-        endpoints = self._by_model.get(model)
-        return _sum_up(model, endpoints) if endpoints else None
+    def model_names(self) -> list[str]:
+        """Return what endpoints call their models, sorted."""
+        return sorted(self._by_model)
 
     def next_change(self) -> asyncio.Event:
         """Return an event that is set when something is published from now on."""
         return self._changed
-
-
-def _updated(
-    known: Endpoint | None, report: EndpointReport, backend: Backend, kind: str, now: float
-) -> Endpoint:
-    if known is None:
-        return Endpoint(report, backend, kind, create_time=now, state_time=now)
-    same = known.report.state == report.state
-    return replace(known, report=report, state_time=known.state_time if same else now)
-
-
-def _sum_up(model: str, endpoints: Sequence[Endpoint]) -> Model:
-    reports = [endpoint.report for endpoint in endpoints]
-    return Model(
-        id=model,
-        create_time=min(endpoint.create_time for endpoint in endpoints),
-        owner=next((report.owner for report in reports if report.owner), ""),
-        context_window_token_count=max(r.context_window_token_count for r in reports),
-        operations=frozenset().union(*(report.operations for report in reports)),
-        state=min((report.state for report in reports), key=_BEST_FIRST.index),
-    )

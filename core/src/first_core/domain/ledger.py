@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from first_core.domain.calls import IncomingCall, Trailer
-from first_core.errors import FirstError
+from first_core.errors import BackendError, CapacityError, FirstError
 from first_core.telemetry import (
     CANCELLED,
     FIRST_ATTEMPT,
@@ -31,7 +30,7 @@ from first_core.telemetry import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
     from first_core.clock import Clock
     from first_core.types import EndpointId, Usage
@@ -41,6 +40,40 @@ STREAM_SPAN: Final = "first.v1.InferenceService/StreamCall"
 """Names of the router's spans. Source: OpenTelemetry semantic conventions, "gRPC"."""
 
 _log = logging.getLogger(__name__)
+
+
+class Attempt:
+    """The account of one attempt; ends with its context."""
+
+    __slots__ = ("_begin_s", "_ledger", "endpoint", "first_chunk_s", "number", "span")
+
+    def __init__(self, ledger: Ledger, endpoint: EndpointId, number: int, span: Span) -> None:
+        self._ledger = ledger
+        self._begin_s = ledger.elapsed_s()
+        self.endpoint = endpoint
+        self.number = number
+        self.span = span
+        self.first_chunk_s: float | None = None
+        """From the attempt's begin to its first chunk, or to its whole answer, in seconds."""
+
+    def first_chunk(self) -> None:
+        """Note that the answer begins: from now on this attempt is the call's last one."""
+        now_s = self._ledger.elapsed_s()
+        self.first_chunk_s = now_s - self._begin_s
+        self._ledger.endpoint = self.endpoint
+        if self._ledger.first_chunk_s is None:
+            self._ledger.first_chunk_s = now_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ledger.attempt_ended(self, error)
 
 
 class Ledger:
@@ -62,9 +95,8 @@ class Ledger:
         self._streamed = streamed
         self._start_time = clock.time()
         self._start = clock.monotonic()
-        self._endpoint: EndpointId | None = None
+        self.endpoint: EndpointId | None = None
         self._error_reason = ""
-        self._attempt_error = ""
         self._span = telemetry.span(
             STREAM_SPAN if streamed else CALL_SPAN, kind=SpanKind.SERVER, parent=incoming.trace
         )
@@ -72,23 +104,28 @@ class Ledger:
         self.attempt_count = 0
         self.first_chunk_s: float | None = None
         self.chunk_count = 0
+        self.continuation_count = 0
         self.usage: Usage | None = None
         self.finish_reasons: tuple[str, ...] = ()
         telemetry.call_started(incoming.operation)
+
+    @property
+    def start_s(self) -> float:
+        """Monotonic time of admission."""
+        return self._start
 
     def elapsed_s(self) -> float:
         """Return the seconds since admission."""
         return self._clock.monotonic() - self._start
 
-    def first_chunk(self) -> None:
-        """Note that the answer begins."""
-        self.first_chunk_s = self.elapsed_s()
+    @property
+    def has_begun(self) -> bool:
+        """Whether a byte of the answer has reached the client."""
+        return self.first_chunk_s is not None
 
-    @contextmanager
-    def attempt(self, endpoint: EndpointId) -> Iterator[Span]:
-        """Account for one attempt; its span is the parent of what the upstream records."""
-        self._endpoint = endpoint
-        self._attempt_error = ""
+    def attempt(self, endpoint: EndpointId) -> Attempt:
+        """Return the account of one more attempt, to be used as a context."""
+        self.endpoint = endpoint
         self.attempt_count += 1
         span = self._telemetry.span(
             attempt_span_name(self._incoming.operation, endpoint.model),
@@ -96,15 +133,7 @@ class Ledger:
             parent=self._span.context,
             attributes=self._attributes(endpoint) if self._span.context.sampled else None,
         )
-        try:
-            yield span
-        except BaseException as exc:
-            self._attempt_error = _reason(exc)
-            raise
-        finally:
-            self._describe(span)
-            span.end(self._attempt_error)
-            self._telemetry.attempt_ended(endpoint, error_reason=self._attempt_error)
+        return Attempt(self, endpoint, self.attempt_count, span)
 
     def _attributes(self, endpoint: EndpointId) -> dict[str, str | int]:
         return {
@@ -115,20 +144,35 @@ class Ledger:
             FIRST_ATTEMPT: self.attempt_count,
         }
 
-    def attempt_failed(self, error: FirstError) -> None:
-        """Note why an attempt failed; the next one may still answer."""
-        self._attempt_error = error.reason
+    def attempt_ended(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Close the account of one attempt."""
+        reason = _reason(error) if error is not None else ""
+        if error is None:
+            self.describe(attempt.span)
+        attempt.span.end(reason)
+        self._telemetry.attempt_ended(attempt.endpoint, error_reason=reason)
+        if isinstance(error, CapacityError | BackendError):
+            self._log_failure(attempt, error)
+
+    def _log_failure(self, attempt: Attempt, error: FirstError) -> None:
         _log.warning(
             "attempt_failed",
             extra={
                 "request_id": self._incoming.request_id,
-                "endpoint": str(self._endpoint),
-                "attempt": self.attempt_count,
+                "endpoint": str(attempt.endpoint),
+                "attempt": attempt.number,
                 "error_reason": error.reason,
                 # What an upstream says may quote the prompt.
                 "error": error.message if error.upstream is None else None,
                 "cause": repr(error.__cause__) if error.__cause__ else None,
             },
+        )
+
+    def fell_back(self, error: FirstError) -> None:
+        """Note that a fallback model failed too."""
+        _log.warning(
+            "fallback_failed",
+            extra={"request_id": self._incoming.request_id, "error_reason": error.reason},
         )
 
     def failed(self, error: BaseException) -> None:
@@ -137,7 +181,13 @@ class Ledger:
 
     def trailer(self) -> Trailer:
         """Return what the client is told at the end."""
-        return Trailer(self.usage, self.first_chunk_s, self.elapsed_s(), self.finish_reasons)
+        return Trailer(
+            self.usage,
+            self.first_chunk_s,
+            self.elapsed_s(),
+            self.finish_reasons,
+            self.continuation_count,
+        )
 
     def close(self) -> CallRecord:
         """End the account: span, metrics, log line."""
@@ -145,8 +195,8 @@ class Ledger:
             request_id=self._incoming.request_id,
             operation=self._incoming.operation,
             requested_model=self.requested_model,
-            answered_model=self._endpoint.model if self._endpoint and self.first_chunk_s else "",
-            endpoint=self._endpoint,
+            answered_model=self.endpoint.model if self.endpoint and self.has_begun else "",
+            endpoint=self.endpoint,
             attempt_count=self.attempt_count,
             streamed=self._streamed,
             error_reason=self._error_reason,
@@ -157,12 +207,13 @@ class Ledger:
             usage=self.usage,
             finish_reasons=self.finish_reasons,
         )
-        self._describe(self._span)
+        self.describe(self._span)
         self._span.end(self._error_reason or None)
         self._telemetry.call_ended(record)
         return record
 
-    def _describe(self, span: Span) -> None:
+    def describe(self, span: Span) -> None:
+        """Tell a span what is known of the call."""
         if not span.context.sampled:
             return
         if self.usage is not None:

@@ -12,6 +12,7 @@ from first_core.errors import BackendUnavailableError, StreamTruncatedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from first_core.domain.transcript import Transcript
     from first_core.errors import FirstError
     from first_core.types import EndpointId
 
@@ -29,6 +30,9 @@ class AnswerSink:
         reader: Judges the stream.
         writer: The way to the client.
         on_first_chunk: Called right before the head goes out.
+        transcript: Remembers what the client got.
+        continues: Whether the answer has begun at another endpoint, so that head and first words
+            are out.
     """
 
     def __init__(
@@ -38,6 +42,9 @@ class AnswerSink:
         reader: StreamReader,
         writer: AnswerWriter,
         on_first_chunk: Callable[[], None],
+        *,
+        transcript: Transcript | None = None,
+        continues: bool = False,
     ) -> None:
         self._endpoint = endpoint
         self._attempt_count = attempt_count
@@ -47,6 +54,8 @@ class AnswerSink:
         self._content_type = ""
         self._pending = b""
         self._failure: FirstError | None = None
+        self._transcript = transcript
+        self._continues = continues
         self.head_sent = False
         self.chunk_count = 0
 
@@ -98,20 +107,28 @@ class AnswerSink:
         if not self.head_sent:
             self._on_first_chunk()
             self.head_sent = True
-            await self._writer.head(Head(self._endpoint, self._attempt_count, self._content_type))
-        self.chunk_count += 1
-        await self._writer.data(data)
+            if not self._continues:
+                head = Head(self._endpoint, self._attempt_count, self._content_type)
+                await self._writer.head(head)
+        if self._transcript is not None:
+            if self._continues:
+                data = self._transcript.edit(data)
+            self._transcript.add(data)
+        if data:
+            self.chunk_count += 1
+            await self._writer.data(data)
 
     @property
-    def _has_begun(self) -> bool:
-        return self.head_sent or bool(self._pending)
+    def has_begun(self) -> bool:
+        """Whether a byte of this answer has reached the client, or is about to."""
+        return self._continues or self.head_sent or bool(self._pending)
 
     def _failed(self, failed: StreamFailedError) -> FirstError:
-        if not self._has_begun:
+        if not self.has_begun:
             return early_error(failed.payload, self._endpoint)
         self._pending += failed.before
         return late_error(failed.payload, self._endpoint)
 
     def _broken(self, what: str) -> FirstError:
-        cls = StreamTruncatedError if self._has_begun else BackendUnavailableError
+        cls = StreamTruncatedError if self.has_begun else BackendUnavailableError
         return cls(f"the endpoint {what}", metadata={"endpoint": str(self._endpoint)})

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeAlias
 
-from first_core.types import (  # noqa: TC001 - plugin authors resolve these annotations
+from first_core.types import (
+    ANYONE,
     EndpointId,
     EndpointLoad,
     EndpointState,
     Operation,
+    Principal,
     Timeouts,
 )
 
@@ -38,6 +40,11 @@ class EndpointReport:
     """Expected seconds until it is ready; `None`: it is, or nobody knows."""
     load: EndpointLoad | None = None
     """How busy the engine is; `None`: not known."""
+    free_node_count: int | None = None
+    """Idle nodes of its cluster; `None`: not known."""
+    continues_messages: bool = False
+    """Whether it continues an unfinished assistant message exactly, as vLLM does with
+    `continue_final_message` and `add_generation_prompt: false`."""
     streams_usage: bool = True
     """Whether it understands `stream_options.include_usage`."""
 
@@ -64,6 +71,10 @@ class Call:
     `x-request-id`. Never a credential of the client."""
     timeouts: Timeouts
     """Bounds of this attempt."""
+    principal: Principal = ANYONE
+    """Who calls. For backends whose upstream is another gateway; other upstreams are not told."""
+    hops: tuple[str, ...] = ()
+    """Gateways that the call has passed, the first one first; for the same backends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,13 @@ class Backend(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Close everything; safe to repeat. Calls in flight fail with `BackendUnavailableError`."""
+
+    def wake(self, endpoint: EndpointId) -> None:  # noqa: B027 - most backends start nothing
+        """Take note that a call waits for an endpoint that is cold; never blocks.
+
+        A backend that can start it begins to, and publishes the states that it goes through.
+        Called again while calls wait.
+        """
 
     @abstractmethod
     async def call(self, call: Call) -> Answer:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         CommandRegister,
         FrontRegister,
         PluginSettings,
+        PolicyRegister,
         SettingsRegister,
     )
     from first_core.telemetry import CallRecord
@@ -45,6 +46,18 @@ def first_register_backends(register: BackendRegister, settings: PluginSettings)
         register: Takes a kind and a factory. A kind that is taken raises `PluginConflictError`
             and stops the start.
         settings: Hands out validated sections by their model.
+    """
+
+
+@hookspec
+def first_register_policies(register: PolicyRegister) -> None:
+    """Offer routing policies.
+
+    Called once per process that has a router, at start. Must not block or use the network.
+
+    Args:
+        register: Takes a name and a factory, which is called once per model that uses the policy.
+            A name that is taken raises `PluginConflictError` and stops the start.
     """
 
 

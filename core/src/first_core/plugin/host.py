@@ -16,6 +16,7 @@ from first_core.plugin.registers import (
     CommandRegister,
     FrontRegister,
     PluginSettings,
+    PolicyRegister,
     SettingsRegister,
 )
 
@@ -123,6 +124,12 @@ class PluginHost:
         """Ask for backends."""
         register = BackendRegister("backend kind")
         self._manager.hook.first_register_backends(register=register, settings=settings)
+        return register
+
+    def policies(self) -> PolicyRegister:
+        """Ask for routing policies."""
+        register = PolicyRegister("routing policy")
+        self._manager.hook.first_register_policies(register=register)
         return register
 
     def fronts(self, settings: PluginSettings) -> FrontRegister:

@@ -11,6 +11,7 @@ import click
 from first_core.errors import PluginConflictError, SettingsError
 from first_core.plugin.backend import Backend
 from first_core.plugin.front import Front, FrontContext
+from first_core.plugin.policy import RoutingPolicy
 from first_core.settings import Section
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class BackendContext:
 
 BackendFactory: TypeAlias = Callable[[BackendContext], Backend]
 FrontFactory: TypeAlias = Callable[[FrontContext], Front]
+PolicyFactory: TypeAlias = Callable[[], RoutingPolicy]
 
 
 class Register(Generic[T]):
@@ -67,6 +69,10 @@ class FrontRegister(Register[FrontFactory]):
 
 class SettingsRegister(Register[type[Section]]):
     """Takes a section's key and its model."""
+
+
+class PolicyRegister(Register[PolicyFactory]):
+    """Takes a routing policy's name and the factory that makes one for a model."""
 
 
 class CommandRegister(Register[click.Command]):

@@ -10,7 +10,10 @@ from first_core.wire import convert
 from first_proto.v1 import catalog_pb2, catalog_pb2_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from first_core.domain.catalog import Catalog
+    from first_core.domain.routes import Routes
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
@@ -18,23 +21,25 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
     Args:
         catalog: What the router knows.
+        routes: Returns the routes as they are configured now.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, routes: Callable[[], Routes]) -> None:
         self._catalog = catalog
+        self._routes = routes
 
     async def ListModels(  # noqa: N802 - the name of the RPC
         self, request: catalog_pb2.ListModelsRequest, _context: Any
     ) -> catalog_pb2.ListModelsResponse:
         """List the models."""
-        models = self._catalog.models(cluster=request.cluster, framework=request.framework)
+        models = self._routes().models(cluster=request.cluster, framework=request.framework)
         return catalog_pb2.ListModelsResponse(models=map(convert.model_message, models))
 
     async def GetModel(  # noqa: N802 - the name of the RPC
         self, request: catalog_pb2.GetModelRequest, context: Any
     ) -> catalog_pb2.GetModelResponse:
         """Return one model."""
-        model = self._catalog.model(request.id)
+        model = self._routes().model(request.id)
         if model is None:
             error = NotFoundError(
                 f"the model {request.id!r} does not exist", metadata={"model": request.id}

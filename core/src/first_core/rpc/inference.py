@@ -10,11 +10,13 @@ from first_core.wire import convert
 from first_proto.v1 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
+    from first_core.domain.admission import Progress
     from first_core.domain.calls import Head, IncomingCall
     from first_core.domain.relay import Relay
 
 _HEAD: Final = inference_pb2.STREAM_EVENT_KIND_HEAD
 _DATA: Final = inference_pb2.STREAM_EVENT_KIND_DATA
+_PROGRESS: Final = inference_pb2.STREAM_EVENT_KIND_PROGRESS
 _TRAILER: Final = inference_pb2.STREAM_EVENT_KIND_TRAILER
 
 
@@ -79,6 +81,12 @@ class _MessageWriter:
 
     def __init__(self, context: Any) -> None:
         self._write = context.write
+
+    async def progress(self, progress: Progress) -> None:
+        message = inference_pb2.StreamCallResponse(
+            kind=_PROGRESS, progress=convert.progress_message(progress)
+        )
+        await self._write(message)
 
     async def head(self, head: Head) -> None:
         message = inference_pb2.StreamCallResponse(kind=_HEAD, head=convert.head_message(head))

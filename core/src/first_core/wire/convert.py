@@ -10,17 +10,21 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from first_core.domain.calls import Head, IncomingCall, Trailer
+from first_core.domain.fair_queue import Priority
 from first_core.errors import InvalidRequestError
 from first_core.telemetry import TraceContext
 from first_core.types import EndpointId, Operation, Pin
 from first_proto.v1 import catalog_pb2, common_pb2, inference_pb2
 
 if TYPE_CHECKING:
-    from first_core.domain.catalog import Endpoint, Model
+    from first_core.domain.admission import Progress
+    from first_core.domain.catalog import Endpoint
+    from first_core.domain.routes import Model
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _NO_PIN: Final = Pin()
 _OPERATIONS: Final = {int(operation): operation for operation in Operation}
+_PRIORITIES: Final = {inference_pb2.PRIORITY_BATCH: Priority.BATCH}
 JSON: Final = "application/json"
 
 
@@ -54,6 +58,10 @@ def incoming_call(
         trace=_trace(found),
         first_chunk_timeout_s=_first_chunk_timeout(request),
         time_remaining_s=time_remaining_s,
+        session_key=request.session_key,
+        wait_budget_s=_wait_budget(request),
+        priority=_PRIORITIES.get(request.priority, Priority.INTERACTIVE),
+        continues=not request.continuation_disabled,
     )
 
 
@@ -65,7 +73,7 @@ def request_id(given: str) -> str:
 def _pin(request: inference_pb2.CallRequest) -> Pin:
     if not request.HasField("pin"):
         return _NO_PIN
-    return Pin(request.pin.cluster, request.pin.framework)
+    return Pin(request.pin.cluster, request.pin.framework, request.pin.replica)
 
 
 def _trace(metadata: dict[str, str]) -> TraceContext | None:
@@ -86,6 +94,22 @@ def _first_chunk_timeout(request: inference_pb2.CallRequest) -> float | None:
     return seconds
 
 
+def _wait_budget(request: inference_pb2.CallRequest) -> float | None:
+    if not request.HasField("wait_budget"):
+        return None
+    return max(0.0, request.wait_budget.ToMilliseconds() / 1000)
+
+
+def progress_message(progress: Progress) -> inference_pb2.CallProgress:
+    """Return why a call waits."""
+    message = inference_pb2.CallProgress(
+        state=_state(progress.state), queue_position=progress.queue_position
+    )
+    if progress.expected_wait_s is not None:
+        message.expected_wait.CopyFrom(_duration(progress.expected_wait_s))
+    return message
+
+
 def head_message(head: Head) -> inference_pb2.CallHead:
     """Return who answers."""
     return inference_pb2.CallHead(
@@ -101,6 +125,7 @@ def trailer_message(trailer: Trailer) -> inference_pb2.CallTrailer:
         usage_source=inference_pb2.USAGE_SOURCE_NONE,
         duration=_duration(trailer.duration_s),
         finish_reasons=trailer.finish_reasons,
+        continuation_count=trailer.continuation_count,
     )
     if trailer.first_chunk_s is not None:
         message.first_chunk_time.CopyFrom(_duration(trailer.first_chunk_s))

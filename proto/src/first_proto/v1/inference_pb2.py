@@ -26,7 +26,7 @@ from first_proto.v1 import common_pb2 as first_dot_v1_dot_common__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66irst/v1/inference.proto\x12\x08\x66irst.v1\x1a\x15\x66irst/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe6\x02\n\x0b\x43\x61llRequest\x12&\n\toperation\x18\x01 \x01(\x0e\x32\x13.first.v1.Operation\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x1a\n\x03pin\x18\x05 \x01(\x0b\x32\r.first.v1.Pin\x12\x13\n\x0bsession_key\x18\x06 \x01(\t\x12.\n\x0bwait_budget\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13\x66irst_chunk_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x07headers\x18\t \x03(\x0b\x32\".first.v1.CallRequest.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\")\n\x03Pin\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tframework\x18\x02 \x01(\t\"|\n\x0c\x43\x61llResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12 \n\x04head\x18\x03 \x01(\x0b\x32\x12.first.v1.CallHead\x12&\n\x07trailer\x18\x04 \x01(\x0b\x32\x15.first.v1.CallTrailer\"8\n\x11StreamCallRequest\x12#\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x15.first.v1.CallRequest\"\xbf\x01\n\x12StreamCallResponse\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.first.v1.StreamEventKind\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12 \n\x04head\x18\x03 \x01(\x0b\x32\x12.first.v1.CallHead\x12(\n\x08progress\x18\x04 \x01(\x0b\x32\x16.first.v1.CallProgress\x12&\n\x07trailer\x18\x05 \x01(\x0b\x32\x15.first.v1.CallTrailer\"`\n\x08\x43\x61llHead\x12\'\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x15.first.v1.EndpointRef\x12\x15\n\rattempt_count\x18\x02 \x01(\x05\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\x80\x01\n\x0c\x43\x61llProgress\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.first.v1.EndpointState\x12\x16\n\x0equeue_position\x18\x02 \x01(\x05\x12\x30\n\rexpected_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x87\x02\n\x0b\x43\x61llTrailer\x12+\n\x0cusage_source\x18\x01 \x01(\x0e\x32\x15.first.v1.UsageSource\x12\x19\n\x11input_token_count\x18\x02 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x04 \x01(\x03\x12\x33\n\x10\x66irst_chunk_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x66inish_reasons\x18\x07 \x03(\t*\xab\x01\n\x0fStreamEventKind\x12!\n\x1dSTREAM_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16STREAM_EVENT_KIND_HEAD\x10\x01\x12\x1a\n\x16STREAM_EVENT_KIND_DATA\x10\x02\x12\x1e\n\x1aSTREAM_EVENT_KIND_PROGRESS\x10\x03\x12\x1d\n\x19STREAM_EVENT_KIND_TRAILER\x10\x04*]\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_UPSTREAM\x10\x01\x12\x15\n\x11USAGE_SOURCE_NONE\x10\x02\x32\x94\x01\n\x10InferenceService\x12\x35\n\x04\x43\x61ll\x12\x15.first.v1.CallRequest\x1a\x16.first.v1.CallResponse\x12I\n\nStreamCall\x12\x1b.first.v1.StreamCallRequest\x1a\x1c.first.v1.StreamCallResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66irst/v1/inference.proto\x12\x08\x66irst.v1\x1a\x15\x66irst/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xab\x03\n\x0b\x43\x61llRequest\x12&\n\toperation\x18\x01 \x01(\x0e\x32\x13.first.v1.Operation\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x1a\n\x03pin\x18\x05 \x01(\x0b\x32\r.first.v1.Pin\x12\x13\n\x0bsession_key\x18\x06 \x01(\t\x12.\n\x0bwait_budget\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13\x66irst_chunk_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x07headers\x18\t \x03(\x0b\x32\".first.v1.CallRequest.HeadersEntry\x12$\n\x08priority\x18\n \x01(\x0e\x32\x12.first.v1.Priority\x12\x1d\n\x15\x63ontinuation_disabled\x18\x0b \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x03Pin\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x11\n\tframework\x18\x02 \x01(\t\x12\x0f\n\x07replica\x18\x03 \x01(\t\"|\n\x0c\x43\x61llResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\x12 \n\x04head\x18\x03 \x01(\x0b\x32\x12.first.v1.CallHead\x12&\n\x07trailer\x18\x04 \x01(\x0b\x32\x15.first.v1.CallTrailer\"8\n\x11StreamCallRequest\x12#\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x15.first.v1.CallRequest\"\xbf\x01\n\x12StreamCallResponse\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.first.v1.StreamEventKind\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12 \n\x04head\x18\x03 \x01(\x0b\x32\x12.first.v1.CallHead\x12(\n\x08progress\x18\x04 \x01(\x0b\x32\x16.first.v1.CallProgress\x12&\n\x07trailer\x18\x05 \x01(\x0b\x32\x15.first.v1.CallTrailer\"`\n\x08\x43\x61llHead\x12\'\n\x08\x65ndpoint\x18\x01 \x01(\x0b\x32\x15.first.v1.EndpointRef\x12\x15\n\rattempt_count\x18\x02 \x01(\x05\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\x80\x01\n\x0c\x43\x61llProgress\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.first.v1.EndpointState\x12\x16\n\x0equeue_position\x18\x02 \x01(\x05\x12\x30\n\rexpected_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa3\x02\n\x0b\x43\x61llTrailer\x12+\n\x0cusage_source\x18\x01 \x01(\x0e\x32\x15.first.v1.UsageSource\x12\x19\n\x11input_token_count\x18\x02 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x04 \x01(\x03\x12\x33\n\x10\x66irst_chunk_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x66inish_reasons\x18\x07 \x03(\t\x12\x1a\n\x12\x63ontinuation_count\x18\x08 \x01(\x05*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*\xab\x01\n\x0fStreamEventKind\x12!\n\x1dSTREAM_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16STREAM_EVENT_KIND_HEAD\x10\x01\x12\x1a\n\x16STREAM_EVENT_KIND_DATA\x10\x02\x12\x1e\n\x1aSTREAM_EVENT_KIND_PROGRESS\x10\x03\x12\x1d\n\x19STREAM_EVENT_KIND_TRAILER\x10\x04*]\n\x0bUsageSource\x12\x1c\n\x18USAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_SOURCE_UPSTREAM\x10\x01\x12\x15\n\x11USAGE_SOURCE_NONE\x10\x02\x32\x94\x01\n\x10InferenceService\x12\x35\n\x04\x43\x61ll\x12\x15.first.v1.CallRequest\x1a\x16.first.v1.CallResponse\x12I\n\nStreamCall\x12\x1b.first.v1.StreamCallRequest\x1a\x1c.first.v1.StreamCallResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,28 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CALLREQUEST_HEADERSENTRY']._loaded_options = None
   _globals['_CALLREQUEST_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_STREAMEVENTKIND']._serialized_start=1371
-  _globals['_STREAMEVENTKIND']._serialized_end=1542
-  _globals['_USAGESOURCE']._serialized_start=1544
-  _globals['_USAGESOURCE']._serialized_end=1637
+  _globals['_PRIORITY']._serialized_start=1484
+  _globals['_PRIORITY']._serialized_end=1566
+  _globals['_STREAMEVENTKIND']._serialized_start=1569
+  _globals['_STREAMEVENTKIND']._serialized_end=1740
+  _globals['_USAGESOURCE']._serialized_start=1742
+  _globals['_USAGESOURCE']._serialized_end=1835
   _globals['_CALLREQUEST']._serialized_start=94
-  _globals['_CALLREQUEST']._serialized_end=452
-  _globals['_CALLREQUEST_HEADERSENTRY']._serialized_start=406
-  _globals['_CALLREQUEST_HEADERSENTRY']._serialized_end=452
-  _globals['_PIN']._serialized_start=454
-  _globals['_PIN']._serialized_end=495
-  _globals['_CALLRESPONSE']._serialized_start=497
-  _globals['_CALLRESPONSE']._serialized_end=621
-  _globals['_STREAMCALLREQUEST']._serialized_start=623
-  _globals['_STREAMCALLREQUEST']._serialized_end=679
-  _globals['_STREAMCALLRESPONSE']._serialized_start=682
-  _globals['_STREAMCALLRESPONSE']._serialized_end=873
-  _globals['_CALLHEAD']._serialized_start=875
-  _globals['_CALLHEAD']._serialized_end=971
-  _globals['_CALLPROGRESS']._serialized_start=974
-  _globals['_CALLPROGRESS']._serialized_end=1102
-  _globals['_CALLTRAILER']._serialized_start=1105
-  _globals['_CALLTRAILER']._serialized_end=1368
-  _globals['_INFERENCESERVICE']._serialized_start=1640
-  _globals['_INFERENCESERVICE']._serialized_end=1788
+  _globals['_CALLREQUEST']._serialized_end=521
+  _globals['_CALLREQUEST_HEADERSENTRY']._serialized_start=475
+  _globals['_CALLREQUEST_HEADERSENTRY']._serialized_end=521
+  _globals['_PIN']._serialized_start=523
+  _globals['_PIN']._serialized_end=581
+  _globals['_CALLRESPONSE']._serialized_start=583
+  _globals['_CALLRESPONSE']._serialized_end=707
+  _globals['_STREAMCALLREQUEST']._serialized_start=709
+  _globals['_STREAMCALLREQUEST']._serialized_end=765
+  _globals['_STREAMCALLRESPONSE']._serialized_start=768
+  _globals['_STREAMCALLRESPONSE']._serialized_end=959
+  _globals['_CALLHEAD']._serialized_start=961
+  _globals['_CALLHEAD']._serialized_end=1057
+  _globals['_CALLPROGRESS']._serialized_start=1060
+  _globals['_CALLPROGRESS']._serialized_end=1188
+  _globals['_CALLTRAILER']._serialized_start=1191
+  _globals['_CALLTRAILER']._serialized_end=1482
+  _globals['_INFERENCESERVICE']._serialized_start=1838
+  _globals['_INFERENCESERVICE']._serialized_end=1986
 # @@protoc_insertion_point(module_scope)

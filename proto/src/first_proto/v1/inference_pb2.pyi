@@ -11,6 +11,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_INTERACTIVE: _ClassVar[Priority]
+    PRIORITY_BATCH: _ClassVar[Priority]
+
 class StreamEventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STREAM_EVENT_KIND_UNSPECIFIED: _ClassVar[StreamEventKind]
@@ -24,6 +30,9 @@ class UsageSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     USAGE_SOURCE_UNSPECIFIED: _ClassVar[UsageSource]
     USAGE_SOURCE_UPSTREAM: _ClassVar[UsageSource]
     USAGE_SOURCE_NONE: _ClassVar[UsageSource]
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_INTERACTIVE: Priority
+PRIORITY_BATCH: Priority
 STREAM_EVENT_KIND_UNSPECIFIED: StreamEventKind
 STREAM_EVENT_KIND_HEAD: StreamEventKind
 STREAM_EVENT_KIND_DATA: StreamEventKind
@@ -34,7 +43,7 @@ USAGE_SOURCE_UPSTREAM: UsageSource
 USAGE_SOURCE_NONE: UsageSource
 
 class CallRequest(_message.Message):
-    __slots__ = ("operation", "body", "content_type", "model", "pin", "session_key", "wait_budget", "first_chunk_timeout", "headers")
+    __slots__ = ("operation", "body", "content_type", "model", "pin", "session_key", "wait_budget", "first_chunk_timeout", "headers", "priority", "continuation_disabled")
     class HeadersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +60,8 @@ class CallRequest(_message.Message):
     WAIT_BUDGET_FIELD_NUMBER: _ClassVar[int]
     FIRST_CHUNK_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CONTINUATION_DISABLED_FIELD_NUMBER: _ClassVar[int]
     operation: _common_pb2.Operation
     body: bytes
     content_type: str
@@ -60,15 +71,19 @@ class CallRequest(_message.Message):
     wait_budget: _duration_pb2.Duration
     first_chunk_timeout: _duration_pb2.Duration
     headers: _containers.ScalarMap[str, str]
-    def __init__(self, operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., body: _Optional[bytes] = ..., content_type: _Optional[str] = ..., model: _Optional[str] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ..., session_key: _Optional[str] = ..., wait_budget: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., first_chunk_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., headers: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    priority: Priority
+    continuation_disabled: bool
+    def __init__(self, operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., body: _Optional[bytes] = ..., content_type: _Optional[str] = ..., model: _Optional[str] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ..., session_key: _Optional[str] = ..., wait_budget: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., first_chunk_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., headers: _Optional[_Mapping[str, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., continuation_disabled: _Optional[bool] = ...) -> None: ...
 
 class Pin(_message.Message):
-    __slots__ = ("cluster", "framework")
+    __slots__ = ("cluster", "framework", "replica")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     FRAMEWORK_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     framework: str
-    def __init__(self, cluster: _Optional[str] = ..., framework: _Optional[str] = ...) -> None: ...
+    replica: str
+    def __init__(self, cluster: _Optional[str] = ..., framework: _Optional[str] = ..., replica: _Optional[str] = ...) -> None: ...
 
 class CallResponse(_message.Message):
     __slots__ = ("body", "content_type", "head", "trailer")
@@ -123,7 +138,7 @@ class CallProgress(_message.Message):
     def __init__(self, state: _Optional[_Union[_common_pb2.EndpointState, str]] = ..., queue_position: _Optional[int] = ..., expected_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CallTrailer(_message.Message):
-    __slots__ = ("usage_source", "input_token_count", "output_token_count", "cached_token_count", "first_chunk_time", "duration", "finish_reasons")
+    __slots__ = ("usage_source", "input_token_count", "output_token_count", "cached_token_count", "first_chunk_time", "duration", "finish_reasons", "continuation_count")
     USAGE_SOURCE_FIELD_NUMBER: _ClassVar[int]
     INPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +146,7 @@ class CallTrailer(_message.Message):
     FIRST_CHUNK_TIME_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASONS_FIELD_NUMBER: _ClassVar[int]
+    CONTINUATION_COUNT_FIELD_NUMBER: _ClassVar[int]
     usage_source: UsageSource
     input_token_count: int
     output_token_count: int
@@ -138,4 +154,5 @@ class CallTrailer(_message.Message):
     first_chunk_time: _duration_pb2.Duration
     duration: _duration_pb2.Duration
     finish_reasons: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, usage_source: _Optional[_Union[UsageSource, str]] = ..., input_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., first_chunk_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., finish_reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+    continuation_count: int
+    def __init__(self, usage_source: _Optional[_Union[UsageSource, str]] = ..., input_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., first_chunk_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., finish_reasons: _Optional[_Iterable[str]] = ..., continuation_count: _Optional[int] = ...) -> None: ...
