@@ -16,6 +16,7 @@ from first_vllm.upstream import ProbeError, ServedModel, VllmUpstream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from first_core.clock import TimerHandle
     from first_core.plugin import Answer, BackendContext, Call, ChunkSink, Publish
     from first_core.types import EndpointLoad
     from first_vllm.settings import ServerSettings, VllmSettings
@@ -28,8 +29,7 @@ MAX_SILENT_PROBES: Final = 3
 route shares its process with tokenising, so it is slow under load."""
 
 QUIET_S: Final = 0.2
-"""Time after a look in which failing calls cause no further one, in seconds: many may fail at
-once."""
+"""Shortest time from a look to one that failing calls cause, in seconds: many may fail at once."""
 
 START_WAIT_S: Final = 0.5
 """Longest wait of `start` for the first look, in seconds: servers nearby are known when the first
@@ -78,6 +78,7 @@ class Server:
         self._silent_count = 0
         self._until_models = 0
         self._quiet_until_s = 0.0
+        self._early: TimerHandle | None = None
 
     def reports(self) -> list[EndpointReport]:
         """Return its endpoints; none until it was seen for the first time."""
@@ -97,9 +98,12 @@ class Server:
         )
 
     def poke(self) -> None:
-        """Look at once: a call met something odd. Does nothing where that was done just now."""
-        if self._is_ready and self._clock.monotonic() >= self._quiet_until_s:
-            self._wake.set()
+        """Look soon: a call met something odd. Does nothing where it is known to be down."""
+        if self._is_ready and self._early is None:
+            self._look_early(self._quiet_until_s - self._clock.monotonic())
+
+    def _look_early(self, delay_s: float) -> None:
+        self._early = self._clock.call_later(max(0.0, delay_s), self._wake.set)
 
     async def follow(self) -> None:
         """Look again and again until cancelled."""
@@ -116,12 +120,18 @@ class Server:
     async def _pause(self) -> None:
         # The jitter keeps many gateways from looking all at once.
         self._wake.clear()
+        if self._early is not None:  # poked amid the look, which may have begun before the fault
+            self._early.cancel()
+            self._look_early(QUIET_S)
         delay_s = self._settings.probe_interval_s * random.uniform(0.8, 1.0)  # noqa: S311
         timer = self._clock.call_later(delay_s, self._wake.set)
         try:
             await self._wake.wait()
         finally:
             timer.cancel()
+            if self._early is not None:
+                self._early.cancel()
+                self._early = None
 
     async def _probe(self) -> None:
         try:
