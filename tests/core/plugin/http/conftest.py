@@ -63,7 +63,7 @@ class RecordingSink:
 
 CARRIERS = {
     "pool": PoolCarrier,
-    "session": lambda base_url, settings, _clock: SessionCarrier(base_url, settings),
+    "session": SessionCarrier,
 }
 
 

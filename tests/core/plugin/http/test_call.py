@@ -161,6 +161,23 @@ async def test_call_is_repeated_where_an_idle_connection_was_closed(call, sim):
     assert sim.received_count == 3
 
 
+async def test_call_is_not_repeated_where_the_upstream_had_time_to_begin(call, sim, clock):
+    """A kept connection that closes long after the request was not closed while idle."""
+    await call()
+    gate = asyncio.Event()
+    sim.faults.add(Raw(script=(gate,), end="close"))
+    task = asyncio.create_task(call())
+    await sim.wait_received(2)
+    clock.advance(2.0)
+    gate.set()
+
+    with pytest.raises(BackendUnavailableError) as caught:
+        await task
+
+    assert caught.value.work_started
+    assert sim.received_count == 2
+
+
 async def test_call_is_not_repeated_on_a_new_connection(call, sim):
     """A new connection that closes has not idled: the upstream may have begun."""
     sim.faults.add(Raw(script=(), end="close"))

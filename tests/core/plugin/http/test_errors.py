@@ -12,6 +12,7 @@ from first_core.errors import (
     BackendUnavailableError,
     LimitExceededError,
     OverloadedError,
+    UnsupportedError,
     UpstreamRejectedError,
 )
 from first_core.plugin.http import is_refused_credential
@@ -38,6 +39,7 @@ KEY = "sk-secret-0123456789"
         (422, UpstreamRejectedError),
         (429, LimitExceededError),
         (500, BackendUnavailableError),
+        (501, UnsupportedError),
         (502, BackendUnavailableError),
         (503, OverloadedError),
         (504, BackendUnavailableError),

@@ -12,6 +12,7 @@
 | 429 | `LimitExceededError` with `Retry-After` | no |
 | 503, 529 | `OverloadedError` with `Retry-After` | no |
 | other 4xx | `UpstreamRejectedError`, status and body unchanged | no |
+| 501 | `UnsupportedError`, with its message | no |
 | other 5xx | `BackendUnavailableError`, without its body | may be |
 | 3xx, never followed | `BackendUnavailableError`, without its body | no |
 
@@ -30,6 +31,7 @@ from first_core.errors import (
     LimitExceededError,
     OverloadedError,
     StreamTruncatedError,
+    UnsupportedError,
     UpstreamRejectedError,
 )
 from first_core.plugin.http.bodies import message_of
@@ -114,6 +116,9 @@ def from_status(
         )
     if 400 <= status <= 499 or status in {503, 529}:  # noqa: PLR2004 - the table names them all
         return _refusal(status, head, _without_secrets(body, secrets), now_s)
+    if status == 501:  # noqa: PLR2004 - the table names them all
+        message = message_of(_without_secrets(body, secrets))
+        return UnsupportedError(message or "the endpoint does not offer this", metadata=metadata)
     return BackendUnavailableError(
         f"the endpoint failed (HTTP {status})",
         work_started=not 300 <= status <= 399,  # noqa: PLR2004 - nobody works on a redirect

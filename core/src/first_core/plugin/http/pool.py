@@ -10,7 +10,12 @@ from urllib.parse import urlsplit
 from first_core.errors import InvalidRequestError
 from first_core.plugin.http.connection import Connection
 from first_core.plugin.http.tls import client_context
-from first_core.plugin.http.transport import Carrier, ConnectError, DisconnectedError
+from first_core.plugin.http.transport import (
+    REPLAY_WITHIN_S,
+    Carrier,
+    ConnectError,
+    DisconnectedError,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -79,11 +84,12 @@ class PoolCarrier(Carrier):
         connection = self._take()
         if connection is not None:
             watch.expect("first_chunk", timeouts.first_chunk_s)
+            replay_until_s = self._clock.monotonic() + REPLAY_WITHIN_S
             try:
                 await connection.exchange(head, request.body, receiver)
             except DisconnectedError:
-                # It was closed while idle, and the news crossed our request on the way.
-                if connection.answered or self._is_stopped:
+                is_late = self._clock.monotonic() > replay_until_s
+                if connection.answered or self._is_stopped or is_late:
                     raise
             else:
                 self._keep(connection)

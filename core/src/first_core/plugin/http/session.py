@@ -13,6 +13,7 @@ from first_core.errors import InvalidRequestError
 from first_core.plugin.http.tls import client_context
 from first_core.plugin.http.transport import (
     MAX_HEAD_BYTES,
+    REPLAY_WITHIN_S,
     Carrier,
     ConnectError,
     DisconnectedError,
@@ -21,6 +22,7 @@ from first_core.plugin.http.transport import (
 )
 
 if TYPE_CHECKING:
+    from first_core.clock import Clock
     from first_core.plugin.http.settings import UpstreamSettings
     from first_core.plugin.http.transport import CarrierError, Receiver, Request
     from first_core.plugin.watchdog import Watch
@@ -66,12 +68,14 @@ class SessionCarrier(Carrier):
     Args:
         base_url: Of the upstream; only scheme, host and port matter.
         settings: Of the way there.
+        clock: The time.
     """
 
-    def __init__(self, base_url: str, settings: UpstreamSettings) -> None:
+    def __init__(self, base_url: str, settings: UpstreamSettings, clock: Clock) -> None:
         parts = urlsplit(base_url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._settings = settings
+        self._clock = clock
         shown = _proxy_headers(settings)
         is_tunnel = parts.scheme == "https"
         self._tunnel_headers = shown if is_tunnel else None
@@ -116,10 +120,11 @@ class SessionCarrier(Carrier):
     ) -> None:
         """Send `request` and hand the answer to `receiver`."""
         trace = _Trace(watch, timeouts)
+        replay_until_s = self._clock.monotonic() + REPLAY_WITHIN_S
         try:
             await self._try(request, receiver, trace)
         except DisconnectedError as exc:
-            if exc.head_seen or not trace.reused:
+            if exc.head_seen or not trace.reused or self._clock.monotonic() > replay_until_s:
                 raise
             await self._try(request, receiver, trace)
 

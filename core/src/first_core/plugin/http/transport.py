@@ -107,6 +107,12 @@ class CarrierError(Exception):
     """Root of what goes wrong between us and an upstream. Messages are for the log."""
 
 
+REPLAY_WITHIN_S: Final = 1.0
+"""A reused connection that ends without an answer this soon after a request, in seconds, was closed
+while idle, and the news crossed the request on its way; so it is sent once more. One that ends
+later had begun to work on it: that is the failure of an attempt."""
+
+
 class ConnectError(CarrierError):
     """No connection came about; nothing was sent."""
 

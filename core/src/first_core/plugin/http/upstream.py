@@ -265,4 +265,4 @@ def _default_carrier(base_url: str, settings: UpstreamSettings, clock: Clock) ->
         return PoolCarrier(base_url, settings, clock)
     from first_core.plugin.http.session import SessionCarrier  # noqa: PLC0415 - aiohttp is heavy
 
-    return SessionCarrier(base_url, settings)
+    return SessionCarrier(base_url, settings, clock)
