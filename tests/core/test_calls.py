@@ -228,7 +228,11 @@ async def test_callers_fault_is_not_tried_again(open_router: Any) -> None:
             await RouterClient(channel).call(request())
 
     assert caught.value.upstream == said
-    assert caught.value.metadata == {"http_status": "422"}
+    assert caught.value.metadata == {
+        "http_status": "422",
+        "attempt_count": "1",
+        "last_endpoint": "a/f/m",
+    }
     assert not second.calls
 
 

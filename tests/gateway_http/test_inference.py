@@ -5,6 +5,9 @@ import io
 import pytest
 from yarl import URL
 
+from first_core.errors import BackendUnavailableError, NotFoundError
+from first_proto.v1 import inference_pb2
+
 BODY = b'{"model": "m",  "messages": [], "unknown": {"x": 1.0e5}, "z": "\xc3\xa9"}'
 
 
@@ -164,6 +167,58 @@ async def test_odd_wait_is_refused(http, router, value):
         error = (await answer.json())["error"]
 
     assert (answer.status, error["param"], router.requests) == (400, "x-first-wait", [])
+
+
+async def test_priority_header_becomes_the_priority(http, router):
+    """`x-first-priority` says which calls go first while calls wait."""
+    for value in ("batch", "interactive"):
+        headers = {"x-first-priority": value}
+        async with http.post("/v1/chat/completions", data=BODY, headers=headers):
+            pass
+
+    priorities = [request.priority for request in router.requests]
+    assert priorities == [inference_pb2.PRIORITY_BATCH, inference_pb2.PRIORITY_INTERACTIVE]
+
+
+async def test_continuation_header_forbids_to_continue(http, router):
+    """`x-first-continuation: off` keeps a stream at the endpoint that began it; `on` is usual."""
+    for value in ("off", "on"):
+        headers = {"x-first-continuation": value}
+        async with http.post("/v1/chat/completions", data=BODY, headers=headers):
+            pass
+
+    assert [request.continuation_disabled for request in router.requests] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["x-first-priority", "x-first-continuation"])
+@pytest.mark.parametrize("value", ["", "yes", "0", "batch, interactive"])
+async def test_odd_control_headers_are_refused(http, router, name, value):
+    """A value that the header does not have is the caller's error, which names the header."""
+    async with http.post("/v1/chat/completions", data=BODY, headers={name: value}) as answer:
+        error = (await answer.json())["error"]
+
+    assert (answer.status, error["param"], router.requests) == (400, name, [])
+
+
+async def test_error_tells_endpoint_and_attempts(http, router):
+    """An error names who was asked last, and how often it was tried."""
+    told = {"last_endpoint": "alpha/vllm/m", "attempt_count": "3"}
+    router.error = BackendUnavailableError("it failed", metadata=told)
+    async with http.post("/v1/chat/completions", data=BODY) as answer:
+        headers = answer.headers
+
+    assert answer.status == 503
+    assert headers["x-first-endpoint"] == "alpha/vllm/m"
+    assert headers["x-first-attempts"] == "3"
+
+
+async def test_error_without_attempt_names_no_endpoint(http, router):
+    """Where nobody was asked, there is nothing to name."""
+    router.error = NotFoundError("no such model", metadata={"model": "m"})
+    async with http.post("/v1/chat/completions", data=BODY) as answer:
+        headers = answer.headers
+
+    assert not {"x-first-endpoint", "x-first-attempts"} & set(headers)
 
 
 @pytest.mark.parametrize("given", ["abc-1", "x" * 128, "~!{}"])

@@ -293,3 +293,13 @@ async def test_progress_is_silent_without_heartbeat(raw, router, chat):
     await raw.send(chat)
 
     assert (await raw.answer()).body == EVENTS[0]
+
+
+async def test_progress_is_told_to_who_would_wait(raw, router, chat):
+    """A client that says how long it would wait is told why it does, without any heartbeat."""
+    waiting = router.progress(state=EndpointState.STARTING, queue_position=3)
+    router.script = [waiting, router.head(), router.data(EVENTS[0]), router.trailer()]
+    await raw.send(chat.replace(b"\r\n", b"\r\nx-first-wait: 60\r\n", 1))
+    answer = await raw.answer()
+
+    assert answer.body == b": state=starting position=3\n\n" + EVENTS[0]

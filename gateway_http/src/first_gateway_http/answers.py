@@ -37,9 +37,13 @@ def base_headers(content_type: str, request_id: str) -> CIMultiDict[str]:
 def add_head(headers: CIMultiDict[str], head: CallHead) -> None:
     """Tell who answered, and after how many attempts."""
     ref = head.endpoint
-    name = f"{ref.cluster}/{ref.framework}/{ref.model}"
-    headers["x-first-endpoint"] = name if name.isascii() and name.isprintable() else quote(name)
-    headers["x-first-attempts"] = str(head.attempt_count)
+    _add_attempts(headers, f"{ref.cluster}/{ref.framework}/{ref.model}", str(head.attempt_count))
+
+
+def _add_attempts(headers: CIMultiDict[str], endpoint: str, attempt_count: str) -> None:
+    plain = endpoint.isascii() and endpoint.isprintable()
+    headers["x-first-endpoint"] = endpoint if plain else quote(endpoint)
+    headers["x-first-attempts"] = attempt_count
 
 
 def json_answer(document: Any, request_id: str, *, status: int = 200) -> web.Response:
@@ -61,6 +65,8 @@ def error_answer(error: FirstError, dialect: Dialect, request_id: str) -> web.Re
     headers = base_headers(content_type, request_id)
     headers[dialect.request_id_header] = request_id
     _add_error_headers(headers, failure)
+    if (endpoint := error.metadata.get("last_endpoint")) is not None:
+        _add_attempts(headers, endpoint, error.metadata.get("attempt_count", "1"))
     return web.Response(status=failure.status, body=body, headers=headers)
 
 

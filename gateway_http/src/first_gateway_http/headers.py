@@ -11,6 +11,7 @@ from multidict import istr
 
 from first_core.telemetry import TraceContext
 from first_gateway_http.errors import invalid
+from first_proto.v1 import inference_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ REQUEST_ID: Final = istr("x-request-id")
 API_KEY: Final = istr("x-api-key")
 SESSION_IDS: Final = (istr("x-session-id"), istr("x-alcf-session-id"))
 WAIT: Final = istr("x-first-wait")
+PRIORITY: Final = istr("x-first-priority")
+CONTINUATION: Final = istr("x-first-continuation")
 TRACEPARENT: Final = istr("traceparent")
 TRACESTATE: Final = istr("tracestate")
 
@@ -28,6 +31,12 @@ MAX_REQUEST_ID_CHARS: Final = 128
 MAX_SESSION_KEY_CHARS: Final = 256
 MAX_WAIT_S: Final = 86_400.0
 """Longest wait that a client may ask for: a day, as long as jobs queue."""
+
+_PRIORITIES: Final = {
+    "interactive": inference_pb2.PRIORITY_INTERACTIVE,
+    "batch": inference_pb2.PRIORITY_BATCH,
+}
+_CONTINUATION_DISABLED: Final = {"on": False, "off": True}
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
@@ -105,6 +114,36 @@ def wait_budget_ms_of(headers: Mapping[str, str]) -> int | None:
     if not 0 <= wait_s <= MAX_WAIT_S:
         raise invalid(f"{WAIT} must be seconds from 0 to {MAX_WAIT_S:g}", str(WAIT))
     return round(wait_s * 1000)
+
+
+def priority_of(headers: Mapping[str, str]) -> inference_pb2.Priority | None:
+    """Return which calls this one goes with while calls wait; `None`: not said.
+
+    Raises:
+        InvalidRequestError: It is neither `interactive` nor `batch`.
+    """
+    text = headers.get(PRIORITY)
+    if text is None:
+        return None
+    priority = _PRIORITIES.get(text.strip().lower())
+    if priority is None:
+        raise invalid(f"{PRIORITY} must be interactive or batch", str(PRIORITY))
+    return priority
+
+
+def continuation_disabled_of(headers: Mapping[str, str]) -> bool:
+    """Return whether the client forbids that a broken stream goes on at another endpoint.
+
+    Raises:
+        InvalidRequestError: It is neither `on` nor `off`.
+    """
+    text = headers.get(CONTINUATION)
+    if text is None:
+        return False
+    disabled = _CONTINUATION_DISABLED.get(text.strip().lower())
+    if disabled is None:
+        raise invalid(f"{CONTINUATION} must be on or off", str(CONTINUATION))
+    return disabled
 
 
 def forwarded(headers: Mapping[str, str], names: tuple[istr, ...]) -> dict[str, str] | None:

@@ -70,8 +70,12 @@ class EventStream:
 
     def start_heartbeat(self, clock: Clock, interval_s: float) -> None:
         """Begin to write comments while nothing else comes; `close` must follow."""
-        self._tells_progress = True
+        self.tell_progress()
         self._beats = asyncio.create_task(self._beat(clock, interval_s))
+
+    def tell_progress(self) -> None:
+        """Write a comment whenever the router tells why the call still waits."""
+        self._tells_progress = True
 
     async def receive(self, message: inference_pb2.StreamCallResponse) -> None:
         """Take the router's next message; returns when the client is not too far behind."""

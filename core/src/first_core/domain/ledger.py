@@ -176,8 +176,13 @@ class Ledger:
         )
 
     def failed(self, error: BaseException) -> None:
-        """Note that the call ends in an error, or that its client left."""
+        """Note that the call ends in an error, or that its client left; tell the error of it."""
         self._error_reason = _reason(error)
+        last = self.endpoint
+        if last is not None and isinstance(error, FirstError):
+            # Not the replica: its name may be an address.
+            error.metadata["last_endpoint"] = f"{last.cluster}/{last.framework}/{last.model}"
+            error.metadata["attempt_count"] = str(self.attempt_count)
 
     def trailer(self) -> Trailer:
         """Return what the client is told at the end."""

@@ -188,6 +188,10 @@ class InferenceRoute:
         wait_ms = said.wait_budget_ms_of(headers)
         if wait_ms is not None:
             call.wait_budget.FromMilliseconds(wait_ms)
+        if (priority := said.priority_of(headers)) is not None:
+            call.priority = priority
+        if said.continuation_disabled_of(headers):
+            call.continuation_disabled = True
         if forwarded := said.forwarded(headers, self._forward):
             call.headers.update(forwarded)
 
@@ -203,6 +207,8 @@ class InferenceRoute:
         stream = EventStream(request, self._dialect, request_id)
         if gateway.settings.heartbeat_s is not None:
             stream.start_heartbeat(gateway.clock, gateway.settings.heartbeat_s)
+        if call.call.HasField("wait_budget"):
+            stream.tell_progress()
         try:
             await gateway.client.stream(call, stream.receive, metadata=metadata)
             return await stream.finish()

@@ -95,6 +95,7 @@ class Server:
             owner=model.owner,
             context_window_token_count=model.context_window_token_count,
             load=self._load,
+            continues_messages=settings.continues_messages,
         )
 
     def poke(self) -> None:

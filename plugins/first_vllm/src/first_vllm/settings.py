@@ -44,6 +44,10 @@ class ServerSettings(Section):
     refuses the connection, and after three looks without an answer, since busy servers are slow."""
     operations: list[OperationName] | None = None
     """What its models can be asked. Unset: what its `/openapi.json` lists, else all."""
+    continues_messages: bool = True
+    """Whether it continues an unfinished assistant message exactly, as vLLM does with
+    `continue_final_message`: then a chat stream that breaks elsewhere may go on here. Turn it off
+    for other software, and for models whose chat template changes such a message."""
     upstream: UpstreamSettings = UpstreamSettings()
     """The HTTP client towards it."""
 
