@@ -47,7 +47,7 @@ async def hedged(
     try:
         await asyncio.wait(_any(main, began), return_when=asyncio.FIRST_COMPLETED)
         if not main.done() and await _is_slow(main, began.result(), clock):
-            other = rescue.run_elsewhere(model, began.result(), attempt)
+            other = rescue.run_elsewhere(began.result(), attempt)
             tasks.append(asyncio.ensure_future(other))
         return await _first_of(tasks)
     finally:

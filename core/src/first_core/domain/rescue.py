@@ -70,6 +70,7 @@ class Rescue:
         self._request = request
         self._terms = terms
         self._tell = tell
+        self._model = ""
 
     async def run(self, model: str, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]) -> T:
         """Run `attempt` on endpoints of `model`, then on its fallbacks.
@@ -104,19 +105,18 @@ class Rescue:
 
     async def run_elsewhere(
         self,
-        model: str,
         where_not: Endpoint | None,
         attempt: Callable[[Endpoint, Attempt], Awaitable[T]],
         *,
         fits: Callable[[Endpoint], bool] = lambda _: True,
     ) -> T:
-        """Run one attempt on an endpoint of the same model, another one if there is any.
+        """Run one attempt on another endpoint of the model that is being tried now.
 
         Raises:
             OverloadedError: There is no endpoint with room that fits.
             FirstError: What the attempt raised.
         """
-        route = self._resolve(model)
+        route = self._resolve(self._model)
         ready = [t for t in self.targets(route) if t.endpoint.is_ready and fits(t.endpoint)]
         others = [t for t in ready if t.endpoint is not where_not]
         request = self._request(route)
@@ -180,6 +180,7 @@ class Rescue:
         self, route: Route, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]
     ) -> T:
         """Try each endpoint once, then the same ones again."""
+        self._model = route.model
         tried: dict[Endpoint, FirstError] = {}
         while True:
             left = [t for t in self.targets(route) if t.endpoint not in tried]

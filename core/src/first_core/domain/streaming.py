@@ -63,9 +63,7 @@ class StreamedAnswer:
             failure: FirstError = exc
         while True:
             try:
-                return await rescue.run_elsewhere(
-                    self._one.model, self._broke_at, self._continue, fits=self._fits
-                )
+                return await rescue.run_elsewhere(self._broke_at, self._continue, fits=self._fits)
             except (StreamTruncatedError, BackendTimeoutError) as exc:
                 failure = exc
             except CapacityError:
