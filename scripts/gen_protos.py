@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Generates the Python code of the protos into `proto/src/first_proto/v1`.
+"""Generates the Python code of the protos into `proto/src/first_proto`.
 
-Names on the wire stay `first.v1.*`; the Python package is `first_proto.v1`, since PyPI has a
-package that installs a top-level `first`. With `--check` nothing is written: the exit code is 1
+Names on the wire stay `first.*`; the Python package is `first_proto`, since PyPI has a package that
+installs a top-level `first`. With `--check` nothing is written: the exit code is 1
 and the files are named when what is checked in differs from what would be generated.
 """
 
@@ -17,13 +17,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
-TARGET = PROTO / "src" / "first_proto" / "v1"
-IMPORT = re.compile(r"^from first\.v1 import", re.MULTILINE)
-PYI_IMPORT = re.compile(r"\bfirst\.v1\b(?=[ .]\w*(?:_pb2| import))")
+TARGET = PROTO / "src" / "first_proto"
+IMPORT = re.compile(r"^from first\.([\w.]+) import", re.MULTILINE)
 
 
 def generate(out: Path) -> dict[str, str]:
-    """Return name -> text of every generated module."""
+    """Return path below `TARGET` -> text of every generated module."""
     sources = sorted(str(p.relative_to(PROTO)) for p in (PROTO / "first").rglob("*.proto"))
     subprocess.run(
         [
@@ -39,11 +38,20 @@ def generate(out: Path) -> dict[str, str]:
         check=True,
     )
     files = {}
-    for path in sorted((out / "first" / "v1").iterdir()):
-        text = IMPORT.sub("from first_proto.v1 import", path.read_text())
-        files[path.name] = text
-    files["__init__.py"] = '"""The contract first.v1; generated, see scripts/gen_protos.py."""\n'
+    for path in sorted(p for p in (out / "first").rglob("*") if p.is_file()):
+        text = IMPORT.sub(r"from first_proto.\1 import", path.read_text())
+        name = path.relative_to(out / "first")
+        files[str(name)] = text
+        package = ".".join(name.parent.parts)
+        doc = f'"""The contract first.{package}; generated, see scripts/gen_protos.py."""\n'
+        files[str(name.parent / "__init__.py")] = doc
     return files
+
+
+def checked_in() -> dict[str, str]:
+    """Return path below `TARGET` -> text of what stands there now, the package itself left out."""
+    found = [p for p in TARGET.rglob("*.py*") if p.parent != TARGET and p.suffix in {".py", ".pyi"}]
+    return {str(p.relative_to(TARGET)): p.read_text() for p in found}
 
 
 def main() -> int:
@@ -52,8 +60,7 @@ def main() -> int:
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as tmp:
         files = generate(Path(tmp))
-    TARGET.mkdir(parents=True, exist_ok=True)
-    present = {p.name: p.read_text() for p in TARGET.iterdir() if p.is_file()}
+    present = checked_in()
     stale = sorted(n for n in files | present if files.get(n) != present.get(n))
     if check:
         for name in stale:
@@ -61,6 +68,7 @@ def main() -> int:
         return 1 if stale else 0
     for name in stale:
         if name in files:
+            (TARGET / name).parent.mkdir(parents=True, exist_ok=True)
             (TARGET / name).write_text(files[name])
         else:
             (TARGET / name).unlink()

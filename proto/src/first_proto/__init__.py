@@ -1,1 +1,1 @@
-"""The contracts of FIRST gateway as Python code: `first_proto.v1`, generated."""
+"""The contracts of FIRST gateway as Python code, generated: `first_proto.v1` and others."""
