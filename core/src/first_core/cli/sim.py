@@ -41,6 +41,14 @@ _FROM_ZERO = click.FloatRange(min=0)
     help="Calls worked on at the same time; the others wait.",
 )  # fmt: skip
 @click.option(
+    "--sweet-spot", type=_POSITIVE,
+    help="Calls in the engine beyond which tokens take longer. Default: it keeps its pace.",
+)  # fmt: skip
+@click.option(
+    "--crowding-ratio", type=_FROM_ZERO, default=0.5, show_default=True,
+    help="How much longer, as a share, with twice that many calls.",
+)  # fmt: skip
+@click.option(
     "--max-model-len", type=_POSITIVE, default=8192, show_default=True,
     help="Tokens of prompt and answer together.",
 )  # fmt: skip
@@ -60,6 +68,8 @@ def command(  # noqa: PLR0917 - click passes them by name
     token_interval_ms: float,
     first_token_delay_ms: float,
     max_running: int,
+    sweet_spot: int | None,
+    crowding_ratio: float,
     max_model_len: int,
     seed: int,
     fault_ratio: float,
@@ -81,6 +91,8 @@ def command(  # noqa: PLR0917 - click passes them by name
         token_interval_s=token_interval_ms / 1000,
         first_token_delay_s=first_token_delay_ms / 1000,
         max_running=max_running,
+        sweet_spot=sweet_spot,
+        crowding_ratio=crowding_ratio,
         max_model_len=max_model_len,
         seed=seed,
         fault_ratio=fault_ratio,

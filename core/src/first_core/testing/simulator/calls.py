@@ -162,10 +162,8 @@ def send_plain(
     content_type: str = JSON,
 ) -> None:
     """Answer with `body` once an engine at our pace would have made `tokens` tokens."""
-    engine = sim.engine
-    delay_s = engine.first_token_delay_s + engine.token_interval_s * max(0, tokens - 1)
-    work = PlainWork(exchange, body, delay_s=delay_s, content_type=content_type)
-    engine.submit(exchange, work)
+    work = PlainWork(sim.engine, exchange, body, tokens=tokens, content_type=content_type)
+    sim.engine.submit(exchange, work)
 
 
 def send_stream(sim: Simulator, exchange: Exchange, ticks: Ticks) -> None:

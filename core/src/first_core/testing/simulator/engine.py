@@ -13,12 +13,25 @@ if TYPE_CHECKING:
     from first_core.testing.simulator.settings import SimulatorSettings
 
 
+def slowdown(call_count: int, sweet_spot: int | None, crowding_ratio: float) -> float:
+    """Return how many times longer a token takes with `call_count` calls in an engine.
+
+    1 up to the sweet spot, then a straight line: `crowding_ratio` more for each further
+    `sweet_spot` calls, whether they run or wait. It stands for what a crowded engine does beside
+    its work: caches that are thrown out and computed again, prompts cut into pieces, long queues
+    walked at each step. That engines have such a point and get worse beyond it is assumed, and so
+    is the line's slope: neither was measured on a real one.
+    """
+    if sweet_spot is None or call_count <= sweet_spot:
+        return 1.0
+    return 1.0 + crowding_ratio * (call_count - sweet_spot) / sweet_spot
+
+
 class Engine:
     """Runs a bounded number of calls; the others wait in order."""
 
     def __init__(self, settings: SimulatorSettings, on_change: Callable[[], None]) -> None:
-        self.first_token_delay_s = settings.first_token_delay_s
-        self.token_interval_s = settings.token_interval_s
+        self._settings = settings
         self.burst = max(1, settings.burst_event_count)
         self.max_running = settings.max_running
         self.running_count = 0
@@ -27,6 +40,20 @@ class Engine:
         self.generation_token_count = 0
         self.finish_counts: Counter[str] = Counter()
         self._on_change = on_change
+
+    @property
+    def first_token_delay_s(self) -> float:
+        """Seconds before a first token, as full as the engine is now."""
+        return self._settings.first_token_delay_s * self._slowdown()
+
+    @property
+    def token_interval_s(self) -> float:
+        """Seconds from token to token, as full as the engine is now."""
+        return self._settings.token_interval_s * self._slowdown()
+
+    def _slowdown(self) -> float:
+        settings, call_count = self._settings, self.running_count + len(self.waiting)
+        return slowdown(call_count, settings.sweet_spot, settings.crowding_ratio)
 
     def submit(self, exchange: Exchange, work: Work) -> None:
         """Start `work` now, or when a slot is free."""
@@ -77,22 +104,25 @@ def _start(exchange: Exchange) -> None:
 class PlainWork:
     """A whole answer, sent when its last token would be there."""
 
-    __slots__ = ("_body", "_content_type", "_delay_s", "_exchange", "_timer")
+    __slots__ = ("_body", "_content_type", "_engine", "_exchange", "_timer", "_tokens")
 
     def __init__(
-        self, exchange: Exchange, body: bytes, *, delay_s: float, content_type: str
+        self, engine: Engine, exchange: Exchange, body: bytes, *, tokens: int, content_type: str
     ) -> None:
+        self._engine = engine
         self._exchange = exchange
         self._body = body
-        self._delay_s = delay_s
+        self._tokens = tokens
         self._content_type = content_type
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin; called when a slot is free."""
-        if self._delay_s > 0:
+        """Begin; called when a slot is free. The pace of this moment holds for the whole answer."""
+        engine = self._engine
+        delay_s = engine.first_token_delay_s + engine.token_interval_s * max(0, self._tokens - 1)
+        if delay_s > 0:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._delay_s, self._send)
+            self._timer = loop.call_later(delay_s, self._send)
         else:
             self._send()
 

@@ -52,6 +52,13 @@ class SimulatorSettings:
     max_running: int = 256
     """Calls worked on at the same time; the others wait. vLLM: `--max-num-seqs`."""
 
+    sweet_spot: int | None = None
+    """Calls in the engine, running and waiting, up to which it keeps its pace, 1 or more; `None`:
+    it keeps it whatever comes. See `slowdown`."""
+
+    crowding_ratio: float = 0.5
+    """Share by which each token takes longer while twice `sweet_spot` calls are in, 0 or more."""
+
     max_model_len: int = 8192
     """Tokens of prompt and answer together."""
 
