@@ -42,6 +42,21 @@ class IncomingCall:
     """Who calls."""
     hops: tuple[str, ...] = ()
     """Gateways that the call has passed, the first one first."""
+    hop_budget: int | None = None
+    """Most gateways that it may pass, those in `hops` included; `None`: nobody said."""
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether another gateway sent it, which does the rescue and knows what to ask next."""
+        return bool(self.hops)
+
+    def may_go(self, via: tuple[str, ...]) -> bool:
+        """Tell whether it may go to an endpoint behind these gateways: no loop, within budget."""
+        if not self.hops:
+            return True
+        budget = self.hop_budget
+        within = budget is None or len(self.hops) + len(via) <= budget
+        return within and not set(via).intersection(self.hops)
 
 
 @dataclass(frozen=True, slots=True)

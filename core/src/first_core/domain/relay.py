@@ -177,6 +177,7 @@ class OneCall:
             headers=self._headers(account.span.context.traceparent),
             timeouts=self._timeouts(endpoint.timeouts),
             hops=self.incoming.hops,
+            hop_budget=self.incoming.hop_budget,
             principal=self.incoming.principal,
         )
 

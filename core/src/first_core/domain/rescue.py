@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 from first_core.domain.faults import blame, is_prompt_too_long, is_silence, pause_s
 from first_core.errors import (
     BackendError,
+    BackendUnavailableError,
     CapacityError,
     FirstError,
     NotFoundError,
@@ -109,8 +110,15 @@ class Rescue:
         attempt: Callable[[Endpoint, Attempt], Awaitable[T]],
         *,
         fits: Callable[[Endpoint], bool] = lambda _: True,
+        waits: bool = False,
     ) -> T:
         """Run one attempt on another endpoint of the model that is being tried now.
+
+        Args:
+            where_not: The endpoint that is out of the question.
+            attempt: Runs it.
+            fits: Tells which endpoints are good for it.
+            waits: Whether it waits for room as any call does.
 
         Raises:
             OverloadedError: There is no endpoint with room that fits.
@@ -121,6 +129,9 @@ class Rescue:
         others = [t for t in ready if t.endpoint is not where_not]
         request = self._request(route)
         target = self._admission.try_enter(route.policy, request, others)
+        if target is None and others and waits:
+            enter = self._admission.enter
+            target = await enter(route.policy, request, lambda: others, self._terms, None)
         if target is None:
             raise OverloadedError("no other endpoint has room", retry_after_s=1.0)
         return await self._attempt(target, attempt)
@@ -136,6 +147,7 @@ class Rescue:
 
     def _may_fall_back(self, failure: FirstError) -> bool:
         fits = isinstance(failure, CapacityError | BackendError) or is_prompt_too_long(failure)
+        fits = fits and not self._incoming.is_relayed
         return fits and not self._ledger.has_begun and self._has_attempts()
 
     def _fits_prompt(self, route: Route, fallback: Route, failure: FirstError) -> bool:
@@ -156,6 +168,8 @@ class Rescue:
         """
         pin, operation = self._incoming.pin, self._incoming.operation
         found: Sequence[Target] = route.targets
+        if self._incoming.is_relayed:
+            found = self._within_reach(found)
         if pin.cluster or pin.framework or pin.replica:
             found = [t for t in found if pin.fits(t.report.id)]
             if not found:
@@ -175,6 +189,21 @@ class Rescue:
                 metadata={"model": route.model, "operation": operation.name.lower()},
             )
         return able
+
+    def _within_reach(self, found: Sequence[Target]) -> Sequence[Target]:
+        """Return the targets that lead the call to no gateway twice, and not too far.
+
+        Raises:
+            BackendUnavailableError: None does; no fault of the caller, who may ask elsewhere.
+        """
+        within = [t for t in found if self._incoming.may_go(t.report.via)]
+        if not within:
+            raise BackendUnavailableError(
+                "every way from here leads back, or too far",
+                work_started=False,
+                metadata={"reason": "loop", "hops": " ".join(self._incoming.hops)},
+            )
+        return within
 
     async def _at_model(
         self, route: Route, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]
@@ -216,6 +245,8 @@ class Rescue:
     ) -> T:
         """Ask endpoints that failed once more, after a wait, but never a silent one."""
         failure = list(tried.values())[-1]
+        if self._incoming.is_relayed:
+            raise failure
         for again_count in range(self._settings.max_attempts):
             mean_s = self._settings.same_endpoint_wait_s
             pauses = {

@@ -47,6 +47,8 @@ class EndpointReport:
     `continue_final_message` and `add_generation_prompt: false`."""
     streams_usage: bool = True
     """Whether it understands `stream_options.include_usage`."""
+    via: tuple[str, ...] = ()
+    """Other gateways that a call to it passes, the nearest first; empty: none."""
 
 
 Publish: TypeAlias = Callable[[Sequence[EndpointReport]], None]
@@ -75,6 +77,9 @@ class Call:
     """Who calls. For backends whose upstream is another gateway; other upstreams are not told."""
     hops: tuple[str, ...] = ()
     """Gateways that the call has passed, the first one first; for the same backends."""
+    hop_budget: int | None = None
+    """Most gateways that the call may pass, those in `hops` included, where it came from another
+    gateway; for the same backends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,16 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.CallRequest, context: Any
     ) -> inference_pb2.CallResponse:
         """Run one call and return its whole answer."""
-        incoming = await self._incoming(request, context)
+        return await self.answer(await self.incoming(request, context), context)
+
+    async def StreamCall(  # noqa: N802 - the name of the RPC
+        self, request: inference_pb2.StreamCallRequest, context: Any
+    ) -> None:
+        """Stream the answer of one call."""
+        await self.stream(await self.incoming(request.call, context), context)
+
+    async def answer(self, incoming: IncomingCall, context: Any) -> inference_pb2.CallResponse:
+        """Run a call that was read, and return its whole answer."""
         result = await guard(self._relay.call(incoming), context, request_id=incoming.request_id)
         return inference_pb2.CallResponse(
             body=result.answer.body,
@@ -45,11 +54,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             trailer=convert.trailer_message(result.trailer),
         )
 
-    async def StreamCall(  # noqa: N802 - the name of the RPC
-        self, request: inference_pb2.StreamCallRequest, context: Any
-    ) -> None:
-        """Stream the answer of one call."""
-        incoming = await self._incoming(request.call, context)
+    async def stream(self, incoming: IncomingCall, context: Any) -> None:
+        """Run a call that was read, and stream its answer."""
         run = self._relay.stream(incoming, _MessageWriter(context))
         trailer = await guard(run, context, request_id=incoming.request_id)
         message = inference_pb2.StreamCallResponse(
@@ -57,7 +63,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         await send(context.write, message)
 
-    async def _incoming(self, request: inference_pb2.CallRequest, context: Any) -> IncomingCall:
+    async def incoming(self, request: inference_pb2.CallRequest, context: Any) -> IncomingCall:
+        """Return the call that a request asks for; one that is wrong ends the RPC."""
         try:
             self._check_size(request.body)
             return convert.incoming_call(
