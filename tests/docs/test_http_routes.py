@@ -7,11 +7,11 @@ from unittest.mock import sentinel
 
 import pytest
 
+from first_core.plugin import ActiveCalls
 from first_core.settings import LogSettings, TelemetrySettings
 from first_core.telemetry import Telemetry
 from first_core.testing.clock import FakeClock
 from first_gateway_http.app import create_app
-from first_gateway_http.calls import ActiveCalls
 from first_gateway_http.gateway import Gateway
 from first_gateway_http.settings import HttpSettings
 

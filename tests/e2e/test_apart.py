@@ -53,7 +53,8 @@ async def test_a_stream_whose_router_goes_ends_in_an_error_event(gateway, sim):
         await client.head()
         await client.part()
         server = gateway.router._grpc
-        await server.stop(0)
+        server.end_calls()
+        await server.stop()
         rest = b""
         while part := await client.part():
             rest += part

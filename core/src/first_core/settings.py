@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -19,7 +20,7 @@ from first_core.errors import SettingsError
 from first_core.types import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class Section(pydantic.BaseModel):
@@ -70,6 +71,20 @@ class Secret(Section):
     def reveal(self) -> str:
         """Return the secret; hand it to the wire and to nothing else."""
         return self._value
+
+
+def environment(patterns: Iterable[str]) -> dict[str, str]:
+    """Return the variables whose names fit one of `patterns`, for a process that is started.
+
+    Args:
+        patterns: Names; `*` stands for anything.
+    """
+    wanted = tuple(patterns)
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if any(fnmatchcase(name, pattern) for pattern in wanted)
+    }
 
 
 def _read_secret_file(path: Path | None) -> str:
@@ -265,6 +280,8 @@ class CoreSettings(Section):
     """Logs."""
     plugins: PluginsSettings = PluginsSettings()
     """Which plugins may load."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """How long a stop waits for calls in flight, in seconds; then they end in an error."""
     forward_headers: list[str] = [
         "anthropic-beta",
         "anthropic-version",

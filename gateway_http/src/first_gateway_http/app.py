@@ -11,9 +11,8 @@ from aiohttp import hdrs, web
 
 from first_core.client import RouterClient
 from first_core.errors import StartupError
-from first_core.plugin import Front, FrontContext
+from first_core.plugin import ActiveCalls, Front, FrontContext
 from first_core.settings import ListenAddress, require_loopback
-from first_gateway_http.calls import ActiveCalls
 from first_gateway_http.connection import Connection
 from first_gateway_http.cors import header_writer
 from first_gateway_http.gateway import GATEWAY, Gateway
@@ -54,6 +53,7 @@ class HttpFront(Front):
 
     def __init__(self, context: FrontContext, settings: HttpSettings) -> None:
         self._settings = settings
+        self._drain_s = context.drain_s if settings.drain_s is None else settings.drain_s
         self._gateway = Gateway(
             client=RouterClient(context.channel),
             settings=settings,
@@ -123,6 +123,19 @@ class HttpFront(Front):
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"http://{host}:{port}"
 
+    @property
+    def in_flight_count(self) -> int:
+        """Calls in flight now."""
+        return self._gateway.calls.count
+
+    async def drain(self) -> None:
+        """Refuse new calls, let those in flight end for `drain_s`, then end them with an error."""
+        await self._gateway.calls.drain(self._gateway.clock, self._drain_s)
+
+    def end_calls(self) -> None:
+        """End all calls in flight with an error."""
+        self._gateway.calls.end_all()
+
     async def stop(self) -> None:
         """Stop listening, let calls in flight end for `drain_s`, then end them with an error."""
         runner, self._runner = self._runner, None
@@ -132,7 +145,7 @@ class HttpFront(Front):
         listener.close()
         if runner.server is not None:
             runner.server.pre_shutdown()
-        await self._gateway.calls.drain(self._gateway.clock, self._settings.drain_s)
+        await self.drain()
         await runner.cleanup()
         await listener.wait_closed()
         if self._unix_path:

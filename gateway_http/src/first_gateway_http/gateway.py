@@ -10,8 +10,8 @@ from aiohttp import web
 if TYPE_CHECKING:
     from first_core.client import RouterClient
     from first_core.clock import Clock
+    from first_core.plugin import ActiveCalls
     from first_core.telemetry import Telemetry
-    from first_gateway_http.calls import ActiveCalls
     from first_gateway_http.settings import HttpSettings
 
 

@@ -32,8 +32,9 @@ class HttpSettings(Section):
     """Silence before the first event after which a stream begins with a comment, and again after
     each further such time, in seconds. `null`: no comments. Once a comment was sent, an error can
     only be an event in the stream, no HTTP status."""
-    drain_s: float = Field(default=30.0, ge=0)
-    """How long a stop waits for calls in flight, in seconds; then they end in an error."""
+    drain_s: float | None = Field(default=None, ge=0)
+    """How long a stop waits for calls in flight, in seconds; then they end in an error. Default:
+    the core's `drain_s`."""
     forward_headers: tuple[str, ...] = (
         "anthropic-beta",
         "anthropic-version",

@@ -63,6 +63,19 @@ class Running:
         line = await self.wait_told(f"listening on {scheme}://")
         return line.removeprefix("listening on ").removeprefix("grpc://")
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.is_running:
+            self._process.send_signal(number)
+
     async def end(self, number: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         if self._process.returncode is None:

@@ -64,7 +64,7 @@ async def serve(process: Process, announcement: Announcement) -> None:
         telling.append(asyncio.ensure_future(_tell_models(announcement)))
 
     try:
-        await process.run(tell)
+        await process.run(tell, _say)
     finally:
         for task in telling:
             task.cancel()
@@ -74,3 +74,7 @@ async def serve(process: Process, announcement: Announcement) -> None:
 
 async def _tell_models(announcement: Announcement) -> None:
     click.echo(await announcement.models(), err=True)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from first_core.plugin.active_calls import ActiveCalls
 from first_core.plugin.backend import (
     Answer,
     Backend,
@@ -23,6 +24,7 @@ from first_core.plugin.registers import (
 )
 
 __all__ = [
+    "ActiveCalls",
     "Answer",
     "Backend",
     "BackendContext",

@@ -22,6 +22,8 @@ class FrontContext:
     """Metrics, traces and logs of this process."""
     clock: Clock
     """The time."""
+    drain_s: float = 30.0
+    """How long a stop waits for calls in flight, in seconds."""
 
 
 class Front(ABC):
@@ -35,6 +37,21 @@ class Front(ABC):
             StartupError: The address cannot be bound.
         """
 
+    @property
+    def in_flight_count(self) -> int:
+        """Calls in flight now."""
+        return 0
+
+    async def drain(self) -> None:  # noqa: B027 - a front without long calls has nothing to do
+        """Take no more calls, wait for those in flight, and end the rest after a bound.
+
+        It goes on to listen: whoever asks whether it is ready is told that it is not, and calls
+        are refused with a time to come again. Safe to repeat.
+        """
+
+    def end_calls(self) -> None:  # noqa: B027 - as above
+        """End all calls in flight with an error, now; `drain` returns then. Safe to repeat."""
+
     @abstractmethod
     async def stop(self) -> None:
-        """Stop listening and cancel what is in flight; safe to repeat."""
+        """Stop listening and end what is in flight; safe to repeat."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from first_core.errors import NotFoundError
+from first_core.plugin import ActiveCalls
+from first_core.rpc.counted import counted
 from first_core.rpc.edges import abort, send
 from first_core.wire import convert
 from first_proto.v1 import catalog_pb2, catalog_pb2_grpc
@@ -27,6 +29,11 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     def __init__(self, catalog: Catalog, routes: Callable[[], Routes]) -> None:
         self._catalog = catalog
         self._routes = routes
+        self._watches = ActiveCalls()
+
+    def end_watches(self) -> None:
+        """End all watches with an error, now, and refuse new ones; safe to repeat."""
+        self._watches.end_all()
 
     async def ListModels(  # noqa: N802 - the name of the RPC
         self, request: catalog_pb2.ListModelsRequest, _context: Any
@@ -58,6 +65,9 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         self, _request: catalog_pb2.WatchEndpointsRequest, context: Any
     ) -> None:
         """Stream the endpoints, again after each change, until the client leaves."""
+        await counted(self._watches, context, lambda: self._watch(context))
+
+    async def _watch(self, context: Any) -> None:
         while True:
             change = self._catalog.next_change()
             found = map(convert.endpoint_message, self._catalog.endpoints())

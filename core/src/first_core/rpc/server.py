@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
 
 from first_core.client import CHANNEL_OPTIONS
 from first_core.errors import StartupError
+from first_core.plugin import ActiveCalls
+from first_core.rpc.counted import CountedInference
 from first_core.settings import ListenAddress, require_loopback
 from first_proto.v1 import (
     catalog_pb2,
@@ -17,12 +19,21 @@ from first_proto.v1 import (
 )
 
 if TYPE_CHECKING:
+    from first_core.clock import Clock
     from first_core.rpc.catalog import CatalogServicer
     from first_core.rpc.inference import InferenceServicer
     from first_core.settings import GrpcSettings
 
 
-def add_services(target: Any, inference: InferenceServicer, catalog: CatalogServicer) -> None:
+LAST_WORDS_S: Final = 1.0
+"""Longest wait for the last statuses on their way to clients, in seconds."""
+
+
+def add_services(
+    target: Any,
+    inference: InferenceServicer | CountedInference,
+    catalog: CatalogServicer,
+) -> None:
     """Register our services on a `grpc.aio.Server` or on the in-process channel."""
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, target)  # type: ignore[no-untyped-call]
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, target)  # type: ignore[no-untyped-call]
@@ -35,13 +46,27 @@ class GrpcServer:
         settings: Where to listen, and the largest message.
         inference: Runs calls.
         catalog: Tells what there is.
+        clock: The time.
+        drain_s: How long a stop waits for calls in flight, in seconds.
+        reuse_port: Whether several processes listen on this port.
     """
 
     def __init__(
-        self, settings: GrpcSettings, inference: InferenceServicer, catalog: CatalogServicer
+        self,
+        settings: GrpcSettings,
+        inference: InferenceServicer,
+        catalog: CatalogServicer,
+        *,
+        clock: Clock,
+        drain_s: float,
+        reuse_port: bool = False,
     ) -> None:
         self._settings = settings
-        self._inference = inference
+        self._clock = clock
+        self._drain_s = drain_s
+        self._reuse_port = reuse_port
+        self._calls = ActiveCalls()
+        self._inference = CountedInference(inference, self._calls)
         self._catalog = catalog
         self._server: aio.Server | None = None
         self._health: Any = None
@@ -55,7 +80,7 @@ class GrpcServer:
         listen = self._settings.listen or ""
         address = ListenAddress.parse(listen)
         require_loopback(address)
-        options = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
+        options = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(self._reuse_port))]
         options.append(("grpc.max_receive_message_length", self._settings.max_message_bytes))
         server = aio.server(options=options)
         add_services(server, self._inference, self._catalog)
@@ -84,13 +109,34 @@ class GrpcServer:
         self._serving = health_pb2.HealthCheckResponse.SERVING
         self._names = ["", *names]
 
-    async def stop(self, grace_s: float = 0.0) -> None:
-        """Take no more calls, wait `grace_s` for those in flight, then cancel; safe to repeat."""
+    @property
+    def in_flight_count(self) -> int:
+        """Calls of gRPC clients in flight now."""
+        return self._calls.count
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, refuse new calls, wait for those in flight, end the rest after a bound.
+
+        Safe to repeat.
+        """
+        self._calls.stop()
+        if self._server is not None:
+            await self._health.enter_graceful_shutdown()
+        await self._calls.drain(self._clock, self._drain_s)
+
+    def end_calls(self) -> None:
+        """End all calls in flight with an error, now; safe to repeat."""
+        self._calls.end_all()
+
+    async def stop(self) -> None:
+        """Drain, then listen no more; safe to repeat."""
+        if self._server is None:
+            return
+        await self.drain()
+        self._catalog.end_watches()
         server, self._server = self._server, None
         if server is not None:
-            if self._health is not None:
-                await self._health.enter_graceful_shutdown()
-            await server.stop(grace_s)
+            await server.stop(LAST_WORDS_S)
 
     async def mark_serving(self) -> None:
         """Let the health service say SERVING."""

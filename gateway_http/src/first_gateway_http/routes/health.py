@@ -84,7 +84,7 @@ class Health:
 
     def _missing(self, states: Counter[str]) -> str:
         if self._gateway.calls.is_stopping:
-            return "the gateway is stopping"
+            return f"draining: {self._gateway.calls.count} calls in flight, no new ones"
         if not states:
             return "no endpoint is known; configure one, or start an inference server"
         if not states["ready"]:

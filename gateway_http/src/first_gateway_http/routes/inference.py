@@ -121,6 +121,7 @@ class InferenceRoute:
         calls = self._gateway.calls
         task = calls.enter()
         try:
+            calls.refuse_new()
             return await self._run(request, pin, request_id, span)
         except FirstError as exc:
             span.end(exc.reason)
@@ -143,7 +144,10 @@ class InferenceRoute:
         if request.writer.output_size > 0:
             # A second head inside the answer would pass for text; a closed connection does not.
             raise ConnectionResetError("the answer has begun")
-        return error_answer(error, self._dialect, request_id)
+        answer = error_answer(error, self._dialect, request_id)
+        if self._gateway.calls.is_stopping:
+            answer.force_close()  # the next call goes to another process
+        return answer
 
     async def _run(
         self, request: web.Request, pin: Pin | None, request_id: str, span: Span

@@ -1,0 +1,164 @@
+"""One process: a router, or a channel to one elsewhere, with the listeners before it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from first_core.app.ending import Ending
+from first_core.app.router import Router
+from first_core.client import connect
+from first_core.clock import Clock, SystemClock
+from first_core.plugin import FrontContext, PluginSettings
+from first_core.rpc.server import GrpcServer
+from first_core.settings import ListenAddress
+from first_core.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    from first_core.app.ending import Listener
+    from first_core.plugin import Front
+    from first_core.plugin.host import PluginHost
+    from first_core.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Process:
+    """Starts, serves, drains and stops.
+
+    Args:
+        settings: The whole tree.
+        host: The plugins.
+        router_target: Where the router is; `None`: in this process.
+        with_fronts: Whether clients' fronts listen here.
+        clock: The time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        host: PluginHost,
+        *,
+        router_target: str | None = None,
+        with_fronts: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        core = settings.core
+        self.telemetry = Telemetry(core.telemetry, core.log, self._clock)
+        self.router: Router | None = None
+        self._grpc: GrpcServer | None = None
+        if router_target is None:
+            self.router = Router(settings, host, self.telemetry, self._clock)
+            if core.grpc.listen is not None:
+                self._grpc = GrpcServer(
+                    core.grpc,
+                    self.router.inference,
+                    self.router.catalog_servicer,
+                    clock=self._clock,
+                    drain_s=core.drain_s,
+                )
+        self._router_target = router_target
+        self._channel: Any = None
+        self._fronts: list[Front] = []
+        self._front_offers = (
+            host.fronts(PluginSettings(settings.sections)).offers() if with_fronts else {}
+        )
+        self._undo: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def in_flight_count(self) -> int:
+        """Calls of clients in flight now."""
+        return sum(listener.in_flight_count for listener in self._listeners())
+
+    def _listeners(self) -> list[Listener]:
+        return [*self._fronts, *([self._grpc] if self._grpc is not None else [])]
+
+    async def start(self) -> list[str]:
+        """Start everything and return the addresses that listen, for a person.
+
+        Raises:
+            StartupError: Something cannot start; what had started is stopped again.
+        """
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> list[str]:
+        self.telemetry.start()
+        self._undo.append(self.telemetry.stop)
+        addresses: list[str] = []
+        if self.router is not None:
+            self._undo.append(self.router.stop)
+            await self.router.start()
+            self._channel = self.router.channel
+        else:
+            self._channel = connect(self._router_target or "")
+            self._undo.append(self._close_channel)
+        if self._grpc is not None:
+            self._undo.append(self._grpc.stop)
+            addresses.append(f"grpc://{await self._grpc.start()}")
+            await self._grpc.mark_serving()
+        metrics_listen = self._settings.core.telemetry.metrics_listen
+        if not self._front_offers and metrics_listen:
+            address = self.telemetry.metrics.serve(ListenAddress.parse(metrics_listen))
+            host = f"[{address.host}]" if ":" in address.host else address.host
+            addresses.append(f"http://{host}:{address.port}/metrics")
+        context = FrontContext(
+            self._channel, self.telemetry, self._clock, self._settings.core.drain_s
+        )
+        for factory in self._front_offers.values():
+            front = factory(context)
+            self._undo.append(front.stop)
+            addresses.extend(await front.start())
+            self._fronts.append(front)
+        return addresses
+
+    async def _close_channel(self) -> None:
+        await self._channel.close()
+
+    async def drain(self) -> None:
+        """Take no more calls, wait for those in flight, end the rest; safe to repeat."""
+        await asyncio.gather(*(listener.drain() for listener in self._listeners()))
+
+    def end_calls(self) -> None:
+        """End all calls in flight with an error, now."""
+        for listener in self._listeners():
+            listener.end_calls()
+
+    async def stop(self) -> None:
+        """Drain and stop everything in reverse order; safe to repeat."""
+        if self._undo:
+            await self.drain()
+        while self._undo:
+            await self._undo.pop()()
+
+    async def run(
+        self,
+        started: Callable[[list[str]], None],
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        """Start, call `started` with the addresses, serve until SIGINT or SIGTERM, stop.
+
+        Args:
+            started: Takes the addresses.
+            tell: Takes what a person should know of the end.
+        """
+        ending = Ending(self, self._settings.core.drain_s, tell or _tell_log)
+        with ending.on_signals():
+            try:
+                started(await self.start())
+                await ending.asked.wait()
+            finally:
+                await self.stop()
+
+
+def _tell_log(text: str) -> None:
+    _log.info("stopping", extra={"said": text})
