@@ -73,34 +73,50 @@ class Breaker:
             return True
         return not self._probing and self._clock.monotonic() >= self._open_until_s
 
-    def begin(self) -> None:
-        """Note that a call goes; in the half-open state it is the probe."""
-        if self._pause_s > 0 and self._clock.monotonic() >= self._open_until_s:
-            self._probing = True
+    def begin(self) -> bool:
+        """Note that a call goes.
+
+        Returns:
+            Whether it is the probe of the half-open state: `failed` or `abandoned` must be told.
+        """
+        if self._pause_s == 0 or not self.allows():
+            return False
+        self._probing = True
+        return True
+
+    def answers(self) -> None:
+        """Note that the endpoint began to answer, which a stream may go on doing for hours."""
+        if self._pause_s > 0:
+            self._close()
 
     def succeeded(self) -> None:
         """Note a call that the endpoint answered, whatever the answer said: it is back."""
-        self._probing = False
         self._faults_in_row = 0
         if self._pause_s > 0:
-            self._pause_s = 0.0
-            self._start_window()
+            self._close()
         self._count(fault=False)
 
-    def failed(self) -> None:
+    def failed(self, *, is_probe: bool = False) -> None:
         """Note a backend fault."""
         self._faults_in_row += 1
         self._count(fault=True)
         if self._pause_s > 0:
             # Calls that began before it opened say nothing new; a probe does.
-            if self._probing or self._clock.monotonic() >= self._open_until_s:
+            if is_probe:
                 self._open(min(self._pause_s * 2, LONGEST_PAUSE_S))
         elif self._faults_in_row >= FAULTS_TO_OPEN or self._is_flaky():
             self._open(FIRST_PAUSE_S)
 
-    def abandoned(self) -> None:
-        """Note a call that ended without a verdict: its client left, or it was refused."""
+    def abandoned(self, *, is_probe: bool = False) -> None:
+        """Note a call that ended without a verdict: its client left, or there was no room."""
+        if is_probe:
+            self._probing = False
+
+    def _close(self) -> None:
+        self._pause_s = 0.0
         self._probing = False
+        self._faults_in_row = 0
+        self._start_window()
 
     def _open(self, pause_s: float) -> None:
         self._pause_s = pause_s

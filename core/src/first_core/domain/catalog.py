@@ -60,7 +60,6 @@ class Endpoint:
         self.timeouts = timeouts
         self.resting_until_s = 0.0
         """Monotonic time until which its upstream asked not to be called."""
-        gate.allows = self.takes_calls
         self.is_gone = False
         """Whether its backend no longer publishes it."""
 
@@ -68,6 +67,11 @@ class Endpoint:
     def id(self) -> EndpointId:
         """Its name."""
         return self.report.id
+
+    @property
+    def state(self) -> EndpointState:
+        """Where it stands; down, once its backend knows it no longer."""
+        return EndpointState.DOWN if self.is_gone else self.report.state
 
     @property
     def is_ready(self) -> bool:

@@ -48,8 +48,10 @@ class FairQueue(Generic[T]):
         self.bound = bound
         self._heap: list[Ticket[T]] = []
         self._waiting_count = 0
-        self._virtual_time = 0.0
-        self._finish_tags: dict[str, float] = {}
+        # A class of its own shares on its own: a backlog of batch calls costs its tenant nothing
+        # among interactive ones.
+        self._virtual_times = [0.0] * len(Priority)
+        self._finish_tags: dict[tuple[Priority, str], float] = {}
         self._order = itertools.count()
 
     def __len__(self) -> int:
@@ -77,21 +79,29 @@ class FairQueue(Generic[T]):
             weight: The tenant's share, above 0.
             priority: Lower ones are all served before higher ones.
         """
-        begin = max(self._virtual_time, self._finish_tags.get(tenant, 0.0))
+        share = (priority, tenant)
+        begin = max(self._virtual_times[priority], self._finish_tags.get(share, 0.0))
         tag = begin + 1 / weight
-        self._finish_tags[tenant] = tag
+        self._finish_tags[share] = tag
         ticket = Ticket(item, (int(priority), tag, next(self._order)))
         heapq.heappush(self._heap, ticket)
         self._waiting_count += 1
         return ticket
+
+    def peek(self) -> T | None:
+        """Return who is next and leave it there; `None`: nobody waits."""
+        while self._heap and not self._heap[0].is_waiting:
+            heapq.heappop(self._heap)
+        return self._heap[0].item if self._heap else None
 
     def pop(self) -> Ticket[T] | None:
         """Take the ticket that is next; `None`: nobody waits."""
         while self._heap:
             ticket = heapq.heappop(self._heap)
             if ticket.is_waiting:
+                priority, tag, _ = ticket.key
+                self._virtual_times[priority] = max(self._virtual_times[priority], tag)
                 self.leave(ticket)
-                self._virtual_time = max(self._virtual_time, ticket.key[1])
                 return ticket
         return None
 
@@ -105,10 +115,16 @@ class FairQueue(Generic[T]):
             # An empty queue starts anew: nothing of it may grow for ever.
             self._heap.clear()
             self._finish_tags.clear()
-            self._virtual_time = 0.0
+            self._virtual_times = [0.0] * len(Priority)
         elif len(self._heap) > 2 * self._waiting_count + 16:
             self._heap = [t for t in self._heap if t.is_waiting]
             heapq.heapify(self._heap)
+        if len(self._finish_tags) > 2 * self._waiting_count + 64:
+            # A tag that time has passed says nothing; without this a queue that is never empty
+            # would keep one for each tenant it ever had.
+            times = self._virtual_times
+            tags = self._finish_tags.items()
+            self._finish_tags = {share: tag for share, tag in tags if tag > times[share[0]]}
 
     def position(self, ticket: Ticket[T]) -> int:
         """Return how many are served before `ticket`, plus one; O(n), for progress only."""

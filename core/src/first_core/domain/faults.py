@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from first_core.errors import (
     BackendError,
     BackendTimeoutError,
+    CallerError,
     CapacityError,
     FirstError,
     UpstreamRejectedError,
@@ -30,6 +31,10 @@ _TOO_LONG: Final = re.compile(
 Anthropic, llama.cpp's type, older vLLM."""
 
 
+_NOT_THE_CALL: Final = frozenset({401, 402, 407, 408, 429})
+"""4xx that say nothing about the call itself: credential, time, rate."""
+
+
 def is_prompt_too_long(error: FirstError) -> bool:
     """Tell whether the upstream refused the prompt for its length."""
     if not isinstance(error, UpstreamRejectedError) or error.upstream is None:
@@ -40,24 +45,51 @@ def is_prompt_too_long(error: FirstError) -> bool:
     )
 
 
+def is_refusal(error: FirstError) -> bool:
+    """Tell whether an error event amid a stream refuses this very call, as for its content."""
+    told = error.metadata.get("http_status", "")
+    return told[:1] == "4" and int(told) not in _NOT_THE_CALL
+
+
 def is_silence(error: FirstError) -> bool:
     """Tell whether the endpoint did not answer in time; it is not asked again."""
     return isinstance(error, BackendTimeoutError)
 
 
-def blame(endpoint: Endpoint, error: BaseException, now_s: float) -> None:
-    """Note a failed attempt at its endpoint: only backend faults count against its health."""
-    if isinstance(error, BackendError):
-        endpoint.breaker.failed()
-        return
-    if isinstance(error, CapacityError):
-        endpoint.breaker.abandoned()
-        if error.retry_after_s:
-            endpoint.resting_until_s = now_s + min(error.retry_after_s, LONGEST_REST_S)
-    elif isinstance(error, FirstError):
-        endpoint.breaker.succeeded()  # it answered: the fault is the caller's
+def is_out_of_time(error: FirstError) -> bool:
+    """Tell whether the whole call took longer than allowed, so that nothing more can be tried."""
+    return isinstance(error, BackendTimeoutError) and error.metadata.get("bound") == "total"
+
+
+def blame(
+    endpoint: Endpoint, error: BaseException, now_s: float, *, is_probe: bool, is_hasty: bool
+) -> None:
+    """Note a failed attempt at its endpoint: only backend faults count against its health.
+
+    Args:
+        endpoint: Where it ran.
+        error: How it ended.
+        now_s: Monotonic time.
+        is_probe: Whether it was the probe of a half-open breaker.
+        is_hasty: Whether the caller allowed less time for the first chunk than the settings do.
+            What a caller's own bounds cut short is no fault of the endpoint, or callers could
+            keep others from it.
+    """
+    breaker = endpoint.breaker
+    if isinstance(error, CapacityError) and error.retry_after_s:
+        endpoint.resting_until_s = now_s + min(error.retry_after_s, LONGEST_REST_S)
+    if isinstance(error, BackendError) and not _is_impatience(error, is_hasty=is_hasty):
+        breaker.failed(is_probe=is_probe)
+    elif isinstance(error, CallerError):
+        breaker.succeeded()  # it answered: the fault is the caller's
     else:
-        endpoint.breaker.abandoned()
+        breaker.abandoned(is_probe=is_probe)
+
+
+def _is_impatience(error: BackendError, *, is_hasty: bool) -> bool:
+    if is_out_of_time(error):
+        return True
+    return is_hasty and is_silence(error) and error.metadata.get("bound") == "first_chunk"
 
 
 def pause_s(error: FirstError, again_count: int, mean_s: float) -> float:

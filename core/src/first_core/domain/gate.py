@@ -8,8 +8,6 @@ from first_core.domain.bounds import AdaptiveBound
 from first_core.domain.fair_queue import FairQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from first_core.clock import Clock
     from first_core.domain.bounds import Bound
 
@@ -19,6 +17,9 @@ WEIGHT: Final = 0.1
 
 class Waiter(Protocol):
     """One call that waits, maybe before several gates."""
+
+    def may_enter(self, gate: Gate) -> bool:
+        """Tell whether the endpoint behind `gate` takes calls now; asked of who is next."""
 
     def admit(self, gate: Gate) -> bool:
         """Take a place inside `gate`; `False`: it has found one elsewhere, or has left."""
@@ -32,14 +33,13 @@ class Gate:
         bound: The most calls inside.
         max_queue: The most calls before it.
 
-    `allows` says whether the endpoint takes calls at all now; its owner sets it.
+    Whether the endpoint behind it takes calls at all is no business of the gate: who waits knows.
     """
 
     __slots__ = (
         "_clock",
+        "_full_since_s",
         "_interval_s",
-        "_last_leave_s",
-        "allows",
         "bound",
         "in_flight_count",
         "queue",
@@ -47,9 +47,8 @@ class Gate:
 
     def __init__(self, clock: Clock, bound: Bound, max_queue: int) -> None:
         self._clock = clock
-        self.allows: Callable[[], bool] = lambda: True
         self._interval_s: float | None = None
-        self._last_leave_s = 0.0
+        self._full_since_s: float | None = None
         self.bound = bound
         self.in_flight_count = 0
         self.queue: FairQueue[Waiter] = FairQueue(max_queue)
@@ -66,21 +65,31 @@ class Gate:
     def leave(self) -> None:
         """Let one call out, and the next one in."""
         self.in_flight_count -= 1
-        now_s = self._clock.monotonic()
         if len(self.queue):
-            interval = now_s - self._last_leave_s
-            mean = self._interval_s
-            self._interval_s = interval if mean is None else mean + WEIGHT * (interval - mean)
-        self._last_leave_s = now_s
+            self._learn_interval()
+        else:
+            self._full_since_s = None
         self.admit_waiting()
+
+    def _learn_interval(self) -> None:
+        """Take the time since the last call left, if the gate was full all that time.
+
+        An idle time before the first one that waited says nothing about the next ones' wait.
+        """
+        now_s = self._clock.monotonic()
+        if self._full_since_s is not None:
+            interval, mean = now_s - self._full_since_s, self._interval_s
+            self._interval_s = interval if mean is None else mean + WEIGHT * (interval - mean)
+        self._full_since_s = now_s
 
     def admit_waiting(self) -> None:
         """Let in who waits, as far as there is room. Called too when the endpoint becomes ready."""
-        while len(self.queue) and self.in_flight_count < self.bound.limit and self.allows():
-            ticket = self.queue.pop()
-            if ticket is None:
+        while self.in_flight_count < self.bound.limit:
+            waiter = self.queue.peek()
+            if waiter is None or not waiter.may_enter(self):
                 return
-            if ticket.item.admit(self):
+            self.queue.pop()
+            if waiter.admit(self):
                 self.in_flight_count += 1
 
     def retune(self, other: Gate) -> None:

@@ -30,6 +30,7 @@ from first_core.telemetry import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from first_core.clock import Clock
@@ -45,10 +46,18 @@ _log = logging.getLogger(__name__)
 class Attempt:
     """The account of one attempt; ends with its context."""
 
-    __slots__ = ("_begin_s", "_ledger", "endpoint", "first_chunk_s", "number", "span")
+    __slots__ = ("_answers", "_begin_s", "_ledger", "endpoint", "first_chunk_s", "number", "span")
 
-    def __init__(self, ledger: Ledger, endpoint: EndpointId, number: int, span: Span) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        endpoint: EndpointId,
+        number: int,
+        span: Span,
+        answers: Callable[[], None],
+    ) -> None:
         self._ledger = ledger
+        self._answers = answers
         self._begin_s = ledger.elapsed_s()
         self.endpoint = endpoint
         self.number = number
@@ -60,6 +69,7 @@ class Attempt:
         """Note that the answer begins: from now on this attempt is the call's last one."""
         now_s = self._ledger.elapsed_s()
         self.first_chunk_s = now_s - self._begin_s
+        self._answers()
         self._ledger.endpoint = self.endpoint
         if self._ledger.first_chunk_s is None:
             self._ledger.first_chunk_s = now_s
@@ -123,8 +133,13 @@ class Ledger:
         """Whether a byte of the answer has reached the client."""
         return self.first_chunk_s is not None
 
-    def attempt(self, endpoint: EndpointId) -> Attempt:
-        """Return the account of one more attempt, to be used as a context."""
+    def attempt(self, endpoint: EndpointId, answers: Callable[[], None]) -> Attempt:
+        """Return the account of one more attempt, to be used as a context.
+
+        Args:
+            endpoint: Where it runs.
+            answers: Called when its answer begins.
+        """
         self.endpoint = endpoint
         self.attempt_count += 1
         span = self._telemetry.span(
@@ -133,7 +148,7 @@ class Ledger:
             parent=self._span.context,
             attributes=self._attributes(endpoint) if self._span.context.sampled else None,
         )
-        return Attempt(self, endpoint, self.attempt_count, span)
+        return Attempt(self, endpoint, self.attempt_count, span, answers)
 
     def _attributes(self, endpoint: EndpointId) -> dict[str, str | int]:
         return {

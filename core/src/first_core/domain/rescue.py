@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from first_core.domain.faults import blame, is_prompt_too_long, is_silence, pause_s
+from first_core.domain.faults import blame, is_out_of_time, is_prompt_too_long
+from first_core.domain.tried import Tried
 from first_core.errors import (
     BackendError,
     BackendUnavailableError,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from first_core.clock import Clock
-    from first_core.domain.admission import Admission, Progress, WaitTerms
+    from first_core.domain.admission import Admission, Entry, Progress, WaitTerms
     from first_core.domain.calls import IncomingCall
     from first_core.domain.catalog import Endpoint
     from first_core.domain.ledger import Attempt, Ledger
@@ -87,11 +88,11 @@ class Rescue:
         except FirstError as exc:
             failure = exc
         for name in route.fallbacks:
-            if not self._may_fall_back(failure):
-                break
             fallback = self._routes.resolve(name)
             if fallback is None or not self._fits_prompt(route, fallback, failure):
                 continue
+            if not self._may_fall_back(failure):
+                break
             try:
                 return await self._at_model(fallback, attempt)
             except FirstError as exc:
@@ -101,7 +102,7 @@ class Rescue:
         raise failure
 
     def may_continue(self) -> bool:
-        """Tell whether the budgets allow a broken stream to go on elsewhere."""
+        """Tell whether the budgets allow one more attempt elsewhere, and pay for it."""
         return self._has_attempts() and self._budget.spend()
 
     async def run_elsewhere(
@@ -128,13 +129,12 @@ class Rescue:
         ready = [t for t in self.targets(route) if t.endpoint.is_ready and fits(t.endpoint)]
         others = [t for t in ready if t.endpoint is not where_not]
         request = self._request(route)
-        target = self._admission.try_enter(route.policy, request, others)
-        if target is None and others and waits:
-            enter = self._admission.enter
-            target = await enter(route.policy, request, lambda: others, self._terms, None)
-        if target is None:
+        entry = self._admission.try_enter(route.policy, request, others)
+        if entry is None and others and waits:
+            entry = await self._admission.enter(route.policy, request, others, self._terms)
+        if entry is None:
             raise OverloadedError("no other endpoint has room", retry_after_s=1.0)
-        return await self._attempt(target, attempt)
+        return await self._attempt(entry, attempt)
 
     def _resolve(self, model: str) -> Route:
         route = self._routes.resolve(model)
@@ -147,8 +147,12 @@ class Rescue:
 
     def _may_fall_back(self, failure: FirstError) -> bool:
         fits = isinstance(failure, CapacityError | BackendError) or is_prompt_too_long(failure)
-        fits = fits and not self._incoming.is_relayed
-        return fits and not self._ledger.has_begun and self._has_attempts()
+        if not fits or is_out_of_time(failure) or self._incoming.is_relayed:
+            return False
+        if self._ledger.has_begun or not self._has_attempts():
+            return False
+        # What asked no endpoint costs none anything.
+        return self._ledger.attempt_count == 0 or self._budget.spend()
 
     def _fits_prompt(self, route: Route, fallback: Route, failure: FirstError) -> bool:
         """A prompt that is too long goes only to a model with a larger window."""
@@ -208,88 +212,97 @@ class Rescue:
     async def _at_model(
         self, route: Route, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]
     ) -> T:
-        """Try each endpoint once, then the same ones again."""
+        """Try endpoints of one model until one answers or none is left."""
         self._model = route.model
-        tried: dict[Endpoint, FirstError] = {}
+        tried = Tried()
         while True:
-            left = [t for t in self.targets(route) if t.endpoint not in tried]
-            if not left:
-                return await self._again(route, tried, attempt)
+            entry = await self._next(route, tried)
             try:
-                target = await self._enter(route, lambda: self._left(route, tried))
-            except CapacityError:
-                if not tried:
-                    raise
-                return await self._again(route, tried, attempt)
-            try:
-                return await self._attempt(target, attempt)
+                return await self._attempt(entry, attempt)
             except (CapacityError, BackendError) as exc:
-                tried[target.endpoint] = exc
-                if not self._may_try_again():
+                if not self._may_try_again(exc):
                     raise
+                tried.note(entry.endpoint, exc)
 
-    def _left(self, route: Route, tried: dict[Endpoint, FirstError]) -> list[Target]:
-        """Return who is left as the catalog stands now; while a call waits endpoints may change."""
-        now = self._routes.resolve(route.model) or route
-        left = [t for t in self.targets(now) if t.endpoint not in tried]
-        return left or self.targets(now)
+    def _may_try_again(self, failure: FirstError) -> bool:
+        if self._ledger.has_begun or is_out_of_time(failure):
+            return False
+        return self._has_attempts() and self._budget.spend()
 
-    def _may_try_again(self) -> bool:
-        return not self._ledger.has_begun and self._has_attempts() and self._budget.spend()
+    async def _next(self, route: Route, tried: Tried) -> Entry:
+        """Return a place for the next attempt: another endpoint at once, else after a wait.
 
-    async def _again(
-        self,
-        route: Route,
-        tried: dict[Endpoint, FirstError],
-        attempt: Callable[[Endpoint, Attempt], Awaitable[T]],
-    ) -> T:
-        """Ask endpoints that failed once more, after a wait, but never a silent one."""
-        failure = list(tried.values())[-1]
-        if self._incoming.is_relayed:
-            raise failure
-        for again_count in range(self._settings.max_attempts):
-            mean_s = self._settings.same_endpoint_wait_s
-            pauses = {
-                endpoint: pause_s(error, again_count, mean_s)
-                for endpoint, error in tried.items()
-                if not is_silence(error) and not endpoint.is_gone
-            }
-            endpoint = min(pauses, key=pauses.__getitem__, default=None)
-            if endpoint is None or pauses[endpoint] > self._settings.longest_retry_after_s:
-                break
-            await self._clock.sleep(pauses[endpoint])
-            same = [t for t in self.targets(route) if t.endpoint is endpoint]
-            try:
-                target = await self._enter(route, lambda same=same: same)  # type: ignore[misc]
-            except CapacityError:
-                break
-            try:
-                return await self._attempt(target, attempt)
-            except (CapacityError, BackendError) as exc:
-                failure = tried[endpoint] = exc
-                if not self._may_try_again():
-                    break
-        raise failure
-
-    async def _enter(self, route: Route, find: Callable[[], Sequence[Target]]) -> Target:
-        # The common case waits for nothing and needs no coroutine.
+        Raises:
+            FirstError: There is none; the failure of the last attempt, if there was one.
+        """
+        targets = self.targets(route)
+        failure = tried.last
+        if failure is None:
+            return await self._enter(route, targets, tried)
+        others = [t for t in targets if t.endpoint not in tried]
         request = self._request(route)
-        target = self._admission.try_enter(route.policy, request, find())
-        if target is not None:
-            return target
-        return await self._admission.enter(route.policy, request, find, self._terms, self._tell)
+        entry = self._admission.try_enter(route.policy, request, others, panics=False)
+        if entry is not None:
+            return entry
+        same = await self._pause(tried)
+        again = [t for t in targets if t.endpoint is same or t in others]
+        if not again:
+            raise failure
+        try:
+            return await self._enter(route, again, tried, same)
+        except CapacityError:
+            raise failure from None
+
+    async def _pause(self, tried: Tried) -> Endpoint | None:
+        """Wait until an endpoint that failed may be asked again; `None`: none may."""
+        if self._incoming.is_relayed:
+            return None
+        soonest = tried.soonest(self._settings.same_endpoint_wait_s)
+        if soonest is None or soonest[1] > self._settings.longest_retry_after_s:
+            return None
+        endpoint, left_s = soonest
+        end_s = self._clock.monotonic() + left_s
+        # A loop's timer may fire a little early, and the endpoint would still be resting.
+        while left_s > 0:
+            await self._clock.sleep(left_s)
+            left_s = end_s - self._clock.monotonic()
+        return endpoint
+
+    async def _enter(
+        self, route: Route, targets: Sequence[Target], tried: Tried, same: Endpoint | None = None
+    ) -> Entry:
+        """Enter one of `targets`, and while that takes time, of those that come meanwhile."""
+        request = self._request(route)
+        # The common case waits for nothing and needs no coroutine.
+        entry = self._admission.try_enter(route.policy, request, targets)
+        if entry is not None:
+            return entry
+
+        def find() -> list[Target]:
+            found = self._targets_now(route)
+            return [t for t in found if t.endpoint is same or t.endpoint not in tried]
+
+        enter = self._admission.enter
+        return await enter(route.policy, request, targets, self._terms, find=find, tell=self._tell)
+
+    def _targets_now(self, route: Route) -> list[Target]:
+        now = self._routes.resolve(route.model)
+        try:
+            return [] if now is None else self.targets(now)
+        except FirstError:
+            return []  # those that fit the call are away just now
 
     async def _attempt(
-        self, target: Target, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]
+        self, entry: Entry, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]
     ) -> T:
         """Run one attempt on an endpoint whose gate was entered, and leave the gate."""
-        endpoint = target.endpoint
-        endpoint.breaker.begin()
+        endpoint = entry.endpoint
         try:
-            with self._ledger.attempt(endpoint.id) as account:
+            with self._ledger.attempt(endpoint.id, endpoint.breaker.answers) as account:
                 result = await attempt(endpoint, account)
         except BaseException as exc:
-            blame(endpoint, exc, self._clock.monotonic())
+            now_s, is_hasty = self._clock.monotonic(), self._is_hasty(endpoint)
+            blame(endpoint, exc, now_s, is_probe=entry.is_probe, is_hasty=is_hasty)
             raise
         else:
             endpoint.breaker.succeeded()
@@ -299,6 +312,10 @@ class Rescue:
             return result
         finally:
             endpoint.gate.leave()
+
+    def _is_hasty(self, endpoint: Endpoint) -> bool:
+        asked, allowed = self._incoming.first_chunk_timeout_s, endpoint.timeouts.first_chunk_s
+        return asked is not None and (allowed is None or asked < allowed)
 
 
 def _window(route: Route) -> int:

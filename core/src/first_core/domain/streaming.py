@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from first_core.domain.faults import is_refusal
 from first_core.domain.sink import AnswerSink
 from first_core.domain.streams import reader_for
 from first_core.domain.transcript import Transcript
@@ -13,7 +14,6 @@ from first_core.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
-    CapacityError,
     FirstError,
     StreamTruncatedError,
 )
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from first_core.domain.rescue import Rescue
     from first_core.domain.streams import StreamReader
     from first_core.plugin import Call
+
+COUNT_TIMEOUT_S: Final = 2.0
+"""Longest wait for the number of tokens, in seconds: the client waits in the middle of a sentence,
+and the number of events is nearly as good."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,22 +62,28 @@ class StreamedAnswer:
         try:
             return await rescue.run(self._one.model, self._attempt)
         except (StreamTruncatedError, BackendTimeoutError) as exc:
-            if not self._can_continue(rescue):
+            if not self._can_continue(rescue, exc):
                 raise
             failure: FirstError = exc
         while True:
+            attempt_count = self._one.ledger.attempt_count
             try:
-                return await rescue.run_elsewhere(self._broke_at, self._continue, fits=self._fits)
+                return await rescue.run_elsewhere(
+                    self._broke_at, self._continue, fits=self._fits, waits=True
+                )
             except (StreamTruncatedError, BackendTimeoutError) as exc:
                 failure = exc
-            except CapacityError:
-                raise failure from None
-            except BackendError:
+            except FirstError:
+                # What that endpoint said is about our request, not about the client's.
                 _log.debug("continuation_failed", exc_info=True)
-            if not self._can_continue(rescue):
+                if self._one.ledger.attempt_count == attempt_count:
+                    raise failure from None  # there is no place to go on
+            if not self._can_continue(rescue, failure):
                 raise failure
 
-    def _can_continue(self, rescue: Rescue) -> bool:
+    def _can_continue(self, rescue: Rescue, failure: FirstError) -> bool:
+        if is_refusal(failure):
+            return False
         one = self._one
         allowed = one.config.settings.resilience.continuation and one.incoming.continues
         return (
@@ -111,7 +121,7 @@ class StreamedAnswer:
         )
         body = transcript.request(self._one.body_for(endpoint))
         if body is None:
-            return await self._end_at_limit(account, transcript)
+            return await self._end_at_limit(transcript)
         call = self._one.call_for(endpoint, account, body)
         return await self._stream(endpoint, account, call)
 
@@ -125,16 +135,17 @@ class StreamedAnswer:
         if not transcript.text or Operation.TOKENIZE not in endpoint.report.operations:
             return
         body = transcript.tokenize_request(endpoint.report.served_model)
-        call = replace(self._one.call_for(endpoint, account, body), operation=Operation.TOKENIZE)
+        call = self._one.call_for(endpoint, account, body)
+        timeouts = replace(call.timeouts, first_chunk_s=COUNT_TIMEOUT_S)
+        call = replace(call, operation=Operation.TOKENIZE, timeouts=timeouts)
         try:
             answer = await endpoint.backend.call(call)
         except FirstError:
             return
         transcript.counted(answer.body)
 
-    async def _end_at_limit(self, account: Attempt, transcript: Transcript) -> Trailer:
+    async def _end_at_limit(self, transcript: Transcript) -> Trailer:
         """Send the end that is all that is missing."""
-        account.first_chunk()
         await self._writer.data(transcript.last_events() + b"data: [DONE]\n\n")
         self._one.ledger.finish_reasons = ("length",)
         return self._one.ledger.trailer()
