@@ -37,6 +37,10 @@ _OWN_CREDENTIAL: Final = frozenset({401, 402, 407})
 """The upstream does not take the gateway's own credential, which is not its client's business."""
 
 
+_NOT_THE_CALL: Final = frozenset({401, 402, 407, 408, 429})
+"""4xx that say nothing about the call itself: credential, time, rate."""
+
+
 class _Error(msgspec.Struct):
     message: Any = ""
     type: Any = ""
@@ -76,12 +80,18 @@ def early_error(payload: bytes, endpoint: EndpointId) -> FirstError:
 
 def late_error(payload: bytes, endpoint: EndpointId) -> FirstError:
     """Return the error for an event amid an answer; its JSON goes along, so nothing is lost."""
-    _, said = _read(payload)
+    status, said = _read(payload)
     return StreamTruncatedError(
         f"the endpoint failed: {said}" if said else "the endpoint failed amid its answer",
-        metadata={"endpoint": str(endpoint)},
+        metadata={"endpoint": str(endpoint), "http_status": str(status)},
         upstream=UpstreamError(500, _JSON, _bounded(payload)),
     )
+
+
+def is_refusal(error: FirstError) -> bool:
+    """Tell whether an error event amid a stream refuses this very call, as for its content."""
+    told = error.metadata.get("http_status", "")
+    return told[:1] == "4" and int(told) not in _NOT_THE_CALL
 
 
 def _bounded(payload: bytes) -> bytes:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from first_core.domain.faults import is_refusal
+from first_core.domain.error_events import is_refusal
 from first_core.domain.sink import AnswerSink
 from first_core.domain.streams import reader_for
 from first_core.domain.transcript import Transcript
