@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from first_core.clock import Clock
+    from first_core.domain.gate import Gate
     from first_core.telemetry import CallRecord
 
 BOUND_S = 10.0
@@ -192,6 +194,12 @@ class Gateway:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    def gate(self, cluster: str) -> Gate:
+        """Return the gate of the one endpoint on a cluster."""
+        router = self.router.router
+        assert router is not None
+        return next(e.gate for e in router.catalog.endpoints() if e.id.cluster == cluster)
+
     async def wait_catalog(self, condition: Callable[[Any], bool], *, bound_s: float) -> None:
         """Wait until the router's models are as wanted; `condition` gets its routes."""
         router = self.router.router
@@ -214,16 +222,16 @@ def _one(addresses: list[str], scheme: str) -> str:
 
 
 @asynccontextmanager
-async def _gateway(path: Path, carrier: str) -> AsyncIterator[Gateway]:
+async def _gateway(path: Path, carrier: str, clock: Clock | None) -> AsyncIterator[Gateway]:
     watch = CallWatch()
     apart = carrier == "apart"
-    router, addresses = await _start(path, watch, with_fronts=not apart)
+    router, addresses = await _start(path, watch, with_fronts=not apart, clock=clock)
     processes = [router]
     try:
         target = _one(addresses, "grpc://").removeprefix("grpc://")
         url = metrics_url = _one(addresses, "http://").removesuffix("/metrics")
         if apart:
-            front, addresses = await _start(path, None, router_target=target)
+            front, addresses = await _start(path, None, router_target=target, clock=clock)
             processes.append(front)
             url = _one(addresses, "http://")
         yield Gateway(url, router, watch, target, metrics_url, processes)
@@ -270,10 +278,10 @@ def open_gateway(carrier: str, tmp_path: Path) -> Any:
     """Open a gateway from a settings file, with the installed plugins."""
     numbers = iter(range(100))
 
-    def opener(*sims: Simulator, **options: Any) -> Any:
+    def opener(*sims: Simulator, clock: Clock | None = None, **options: Any) -> Any:
         path = tmp_path / f"first-{next(numbers)}.yaml"
         path.write_text(yaml.safe_dump(settings_of(*sims, **options)), encoding="utf-8")
-        return _gateway(path, carrier)
+        return _gateway(path, carrier, clock)
 
     return opener
 
@@ -311,6 +319,18 @@ async def gateway(open_gateway: Any, sim: Simulator) -> AsyncIterator[Gateway]:
     """A gateway before `sim`, through the backend vllm."""
     async with open_gateway(sim) as opened:
         yield opened
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(BOUND_S):
+        while not condition():  # noqa: ASYNC110 - what is watched tells nobody when it changes
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def until() -> Any:
+    """Let the loop turn until something is so: `await until(lambda: …)`."""
+    return _until
 
 
 @pytest.fixture
