@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from first_core.errors import FirstError
+from first_core.errors import CallerError, FirstError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,8 +36,10 @@ async def hedged(
         FirstError: The first attempt's, when both fail.
     """
     began: asyncio.Future[Endpoint] = asyncio.get_running_loop().create_future()
+    asked: list[Endpoint] = []
 
     async def first(endpoint: Endpoint, account: Attempt) -> T:
+        asked.append(endpoint)
         if not began.done():
             began.set_result(endpoint)
         return await attempt(endpoint, account)
@@ -46,8 +48,10 @@ async def hedged(
     tasks = [main]
     try:
         await asyncio.wait(_any(main, began), return_when=asyncio.FIRST_COMPLETED)
-        if not main.done() and await _is_slow(main, began.result(), clock):
-            other = rescue.run_elsewhere(began.result(), attempt)
+        slow = not main.done() and await _is_slow(main, began.result(), clock)
+        # A call that already went on to another endpoint has had its second attempt.
+        if slow and len(asked) == 1 and rescue.may_continue():
+            other = rescue.run_elsewhere(asked[0], attempt)
             tasks.append(asyncio.ensure_future(other))
         return await _first_of(tasks)
     finally:
@@ -75,14 +79,21 @@ def _any(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:
 
 
 async def _first_of(tasks: list[asyncio.Future[T]]) -> T:
-    """Return the first answer; the first task's error when there is none."""
+    """Return the first answer; the first task's error when there is none.
+
+    What the first task says against the call itself holds for any endpoint, so it ends the wait.
+    """
     pending = set(tasks)
     while pending:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            error = task.exception()
-            if error is None:
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            error = task.exception() if task.done() else None
+            if task.done() and error is None:
                 return task.result()
-            if not isinstance(error, FirstError):
+            if error is not None and _is_final(error, is_first=task is tasks[0]):
                 raise error
     return tasks[0].result()
+
+
+def _is_final(error: BaseException, *, is_first: bool) -> bool:
+    return not isinstance(error, FirstError) or (is_first and isinstance(error, CallerError))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Self
 
-from first_core.domain.calls import IncomingCall, Trailer
+from first_core.domain.calls import Head, IncomingCall, Trailer
 from first_core.errors import BackendError, CapacityError, FirstError
 from first_core.telemetry import (
     CANCELLED,
@@ -198,6 +198,11 @@ class Ledger:
             # Not the replica: its name may be an address.
             error.metadata["last_endpoint"] = f"{last.cluster}/{last.framework}/{last.model}"
             error.metadata["attempt_count"] = str(self.attempt_count)
+
+    def settle(self, head: Head, trailer: Trailer) -> None:
+        """Note whose answer it was, where a second one may have come in the same moment."""
+        self.endpoint = head.endpoint
+        self.usage, self.finish_reasons = trailer.usage, trailer.finish_reasons
 
     def trailer(self) -> Trailer:
         """Return what the client is told at the end."""

@@ -111,7 +111,9 @@ class Relay:
 
         rescue = one.rescue(tell=None)
         if one.config.settings.resilience.hedge:
-            return await hedged(rescue, one.model, attempt, self._clock)
+            result = await hedged(rescue, one.model, attempt, self._clock)
+            ledger.settle(result.head, result.trailer)
+            return result
         return await rescue.run(one.model, attempt)
 
     async def _stream(self, one: OneCall, writer: AnswerWriter) -> Trailer:

@@ -25,6 +25,8 @@ _STRUCTURED: Final = (
     "guided_choice",
     "guided_grammar",
 )
+_FIRST_PART_ONLY: Final = ("logprobs", "prompt_logprobs", "echo", "return_token_ids")
+"""What an answer would have of the part before the break only, or twice."""
 _PLAIN_DELTA: Final = frozenset({"role", "content"})
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -176,11 +178,18 @@ def _allows(body: dict[str, Any]) -> bool:
     structured = any(body.get(key) and body.get(key) != {"type": "text"} for key in _STRUCTURED)
     return (
         body.get("n") in (None, 1)
-        and not body.get("logprobs")
-        and not body.get("echo")
+        and not any(body.get(key) for key in _FIRST_PART_ONLY)
         and not structured
         and isinstance(body.get("messages"), list)
+        and _can_open(body)
     )
+
+
+def _can_open(body: dict[str, Any]) -> bool:
+    """Tell whether text can be added to the last message, where the client left that one open."""
+    if not body.get("continue_final_message"):
+        return True
+    return bool(body["messages"]) and isinstance(body["messages"][-1].get("content"), str)
 
 
 def _only_opens(event: dict[str, Any]) -> bool:
@@ -196,7 +205,7 @@ def _only_opens(event: dict[str, Any]) -> bool:
 
 def _open_message(body: dict[str, Any], text: str) -> list[Any]:
     messages = list(body["messages"])
-    if body.get("continue_final_message") and messages:
+    if body.get("continue_final_message"):
         last = dict(messages[-1])
         last["content"] = f"{last['content']}{text}"
         return [*messages[:-1], last]
