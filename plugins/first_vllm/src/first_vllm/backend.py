@@ -11,6 +11,9 @@ from first_core.errors import BackendError, BackendTimeoutError, BackendUnavaila
 from first_core.plugin import Backend, Capabilities, EndpointReport
 from first_core.plugin.watchdog import Watchdog
 from first_core.types import EndpointId, EndpointState, Operation
+from first_vllm.managed import ManagedServer
+from first_vllm.managed_run import check_command
+from first_vllm.settings import ServerSettings
 from first_vllm.upstream import ProbeError, ServedModel, VllmUpstream
 
 if TYPE_CHECKING:
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from first_core.clock import TimerHandle
     from first_core.plugin import Answer, BackendContext, Call, ChunkSink, Publish
     from first_core.types import EndpointLoad
-    from first_vllm.settings import ServerSettings, VllmSettings
+    from first_vllm.managed_settings import ManagedSettings
+    from first_vllm.settings import VllmSettings
 
 MODELS_EVERY_PROBES: Final = 5
 """The list of models, which changes where adapters are loaded, is read at each fifth look."""
@@ -97,6 +101,22 @@ class Server:
             load=self._load,
             continues_messages=settings.continues_messages,
         )
+
+    async def call(self, call: Call) -> Answer:
+        """Run one call; raises as `Backend.call`."""
+        try:
+            return await self.upstream.call(call)
+        except BackendError:
+            self.poke()
+            raise
+
+    async def stream(self, call: Call, sink: ChunkSink) -> None:
+        """Run one call and write its answer into `sink`; raises as `Backend.stream`."""
+        try:
+            await self.upstream.stream(call, sink)
+        except BackendError:
+            self.poke()
+            raise
 
     def poke(self) -> None:
         """Look soon: a call met something odd. Does nothing where it is known to be down."""
@@ -187,7 +207,7 @@ class Server:
 
 
 class VllmBackend(Backend):
-    """Reaches vLLM servers that are already running.
+    """Reaches vLLM servers that are already running, and runs those that it is told to manage.
 
     Args:
         settings: The section `vllm`.
@@ -205,20 +225,16 @@ class VllmBackend(Backend):
         self._first_looks = asyncio.Event()
         self._publish: Publish | None = None
         self._published: list[EndpointReport] = []
-        self._by_endpoint: dict[EndpointId, Server] = {}
+        self._managed: list[ManagedServer] = []
+        self._by_endpoint: dict[EndpointId, Server | ManagedServer] = {}
 
     async def start(self, publish: Publish) -> None:
-        """Begin to follow the servers."""
+        """Begin to follow the servers, and to run those that are managed."""
+        for managed in self._settings.managed:
+            check_command(managed)
         self._publish, self._published = publish, []
         self._servers = [
-            Server(
-                settings,
-                replica=replica,
-                context=self._context,
-                watchdog=self._watchdog,
-                changed=self._changed,
-                looked=self._looked,
-            )
+            self._server(settings, replica, changed=self._changed, looked=self._looked)
             for settings, replica in zip(
                 self._settings.servers, self._settings.replicas(), strict=True
             )
@@ -227,7 +243,37 @@ class VllmBackend(Backend):
             await server.upstream.start()
         self._first_looks.clear()
         self._followers = [asyncio.create_task(server.follow()) for server in self._servers]
+        self._managed = [self._manage(settings) for settings in self._settings.managed]
+        self._followers += [asyncio.create_task(managed.run()) for managed in self._managed]
+        self._changed()
         await self._wait_first_looks()
+
+    def _server(
+        self,
+        settings: ServerSettings,
+        replica: str,
+        *,
+        changed: Callable[[], None],
+        looked: Callable[[], None],
+    ) -> Server:
+        return Server(
+            settings,
+            replica=replica,
+            context=self._context,
+            watchdog=self._watchdog,
+            changed=changed,
+            looked=looked,
+        )
+
+    def _manage(self, settings: ManagedSettings) -> ManagedServer:
+        def make_server(port: int, stirred: Callable[[], None]) -> Server:
+            return self._server(
+                _running(settings, port), settings.name, changed=stirred, looked=stirred
+            )
+
+        return ManagedServer(
+            settings, clock=self._context.clock, make_server=make_server, changed=self._changed
+        )
 
     async def _wait_first_looks(self) -> None:
         timer = self._context.clock.call_later(START_WAIT_S, self._first_looks.set)
@@ -242,7 +288,8 @@ class VllmBackend(Backend):
             self._first_looks.set()
 
     async def stop(self) -> None:
-        """Stop following, and close all connections."""
+        """Stop following, close all connections, and end the servers that are managed."""
+        self._publish = None
         followers, self._followers = self._followers, []
         for follower in followers:
             follower.cancel()
@@ -250,25 +297,21 @@ class VllmBackend(Backend):
         for server in self._servers:
             await server.upstream.stop()
 
+    def wake(self, endpoint: EndpointId) -> None:
+        """Start the server of an endpoint that is cold."""
+        server = self._by_endpoint.get(endpoint)
+        if isinstance(server, ManagedServer):
+            server.wake()
+
     async def call(self, call: Call) -> Answer:
         """Run one call on its server."""
-        server = self._server_of(call)
-        try:
-            return await server.upstream.call(call)
-        except BackendError:
-            server.poke()
-            raise
+        return await self._server_of(call).call(call)
 
     async def stream(self, call: Call, sink: ChunkSink) -> None:
         """Run one call on its server and write its answer into `sink`."""
-        server = self._server_of(call)
-        try:
-            await server.upstream.stream(call, sink)
-        except BackendError:
-            server.poke()
-            raise
+        await self._server_of(call).stream(call, sink)
 
-    def _server_of(self, call: Call) -> Server:
+    def _server_of(self, call: Call) -> Server | ManagedServer:
         server = self._by_endpoint.get(call.endpoint)
         if server is None:
             raise BackendUnavailableError("the endpoint is gone", work_started=False)
@@ -277,10 +320,26 @@ class VllmBackend(Backend):
     def _changed(self) -> None:
         reports: list[EndpointReport] = []
         self._by_endpoint = {}
-        for server in self._servers:
+        servers: list[Server | ManagedServer] = [*self._servers, *self._managed]
+        for server in servers:
             own = server.reports()
             reports += own
             self._by_endpoint.update((report.id, server) for report in own)
         if self._publish is not None and reports != self._published:
             self._published = reports
             self._publish(reports)
+
+
+def _running(settings: ManagedSettings, port: int) -> ServerSettings:
+    """Return how a managed server is reached while it runs."""
+    return ServerSettings(
+        url=f"http://127.0.0.1:{port}",
+        cluster=settings.cluster,
+        framework=settings.framework,
+        name=settings.name,
+        api_key=settings.api_key,
+        probe_interval_s=settings.probe_interval_s,
+        operations=settings.operations,
+        continues_messages=settings.continues_messages,
+        upstream=settings.upstream,
+    )

@@ -12,6 +12,7 @@ from first_core.plugin.http.headers import check_header_value
 from first_core.plugin.http.settings import UpstreamSettings, check_url
 from first_core.plugin.operations import OperationName
 from first_core.settings import Secret, Section
+from first_vllm.managed_settings import ManagedSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,11 +72,13 @@ class ServerSettings(Section):
 
 
 class VllmSettings(Section):
-    """vLLM servers that are already running."""
+    """vLLM servers: those that are already running, and those that the gateway starts."""
 
     servers: list[ServerSettings] = Field(default_factory=list)
     """The servers. Unset: the one that the environment variable `LOCAL_VLLM_URL` names; without
     that and without a settings file, `http://127.0.0.1:8000`, if anything answers there."""
+    managed: list[ManagedSettings] = Field(default_factory=list)
+    """Servers that the gateway starts, watches and stops."""
 
     @classmethod
     def defaults(cls, environ: Mapping[str, str], *, has_file: bool) -> dict[str, Any]:
@@ -97,6 +100,27 @@ class VllmSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_managed(self) -> VllmSettings:
+        ports = Counter(each.port for each in self.managed if each.port is not None)
+        for port, count in ports.items():
+            if count > 1:
+                raise ValueError(f"{count} managed servers have the port {port}")
+        named = Counter(
+            (each.cluster, each.framework, each.model, each.name) for each in self.managed
+        )
+        for (cluster, framework, model, _), count in named.items():
+            if count > 1:
+                raise ValueError(
+                    f"{count} managed servers are {cluster}/{framework}/{model}; "
+                    "give each a `name` of its own"
+                )
+        ours = {(each.cluster, each.framework, each.name) for each in self.managed}
+        for server, replica in zip(self.servers, self.replicas(), strict=True):
+            if (server.cluster, server.framework, replica) in ours:
+                raise ValueError(f"a managed server is called {replica!r} as {server.url} is")
+        return self
+
     def replicas(self) -> list[str]:
         """Return each server's name as a replica, in order.
 
@@ -104,6 +128,7 @@ class VllmSettings(Section):
         its name for good.
         """
         siblings = Counter((server.cluster, server.framework) for server in self.servers)
+        siblings.update((server.cluster, server.framework) for server in self.managed)
         return [
             server.name
             or (server.address if siblings[server.cluster, server.framework] > 1 else "")

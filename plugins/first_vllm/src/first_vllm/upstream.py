@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 _MAX_PROBE_BYTES: Final = 8 * 1024 * 1024
 """Largest answer to a look. `/metrics` of a server with many adapters has about 1 MB."""
 
+SLEEP_TIMEOUT_S: Final = 120.0
+"""Longest wait for an engine that falls asleep or wakes up, in seconds. Weights travel between GPU
+and memory at some 10 GB/s, so that the largest that fit a node take half a minute."""
+
 _SAMPLE: Final = re.compile(
     rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|gpu_cache_usage_perc)"
     rb"(?:\{.*\})?[ \t]+([^ \t\r\n]+)",
@@ -133,6 +137,36 @@ class VllmUpstream:
         except BackendError:
             return None
         return parse_load(response.body) if response.status == 200 else None  # noqa: PLR2004
+
+    async def sleep(self) -> bool:
+        """Have the engine free its memory; `False`: the server does not offer that.
+
+        Raises:
+            ProbeError: It failed.
+            BackendError: No answer.
+        """
+        if (await self._get("is_sleeping")).status in _NOT_FOUND:
+            return False
+        _require_ok(await self._post("sleep?level=1"), "sleep")
+        return True
+
+    async def wake_up(self) -> None:
+        """Have the engine take its memory again; returns when it is awake.
+
+        Raises:
+            ProbeError: It failed, or sleeps on.
+            BackendError: No answer.
+        """
+        _require_ok(await self._post("wake_up"), "wake-up")
+        response = await self._get("is_sleeping")
+        _require_ok(response, "look whether it sleeps")
+        if b"true" in response.body:
+            raise ProbeError("it did not wake up")
+
+    async def _post(self, path: str) -> Response:
+        return await self._http.post(
+            path, headers=self._headers, timeout_s=SLEEP_TIMEOUT_S, max_bytes=_MAX_PROBE_BYTES
+        )
 
     async def _get(self, path: str) -> Response:
         return await self._http.get(

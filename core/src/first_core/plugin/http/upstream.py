@@ -183,7 +183,18 @@ class HttpUpstream:
             BackendUnavailableError: The upstream cannot be reached, or sent more or less than it
                 should.
         """
-        request = Request("GET", self._target(path), merge(forwarded={}, own=headers), b"")
+        return await self._small("GET", path, headers, timeout_s=timeout_s, max_bytes=max_bytes)
+
+    async def post(
+        self, path: str, *, headers: Mapping[str, str], timeout_s: float, max_bytes: int
+    ) -> Response:
+        """Ask for something to be done, without a body; otherwise as `get`."""
+        return await self._small("POST", path, headers, timeout_s=timeout_s, max_bytes=max_bytes)
+
+    async def _small(
+        self, method: str, path: str, own: Mapping[str, str], *, timeout_s: float, max_bytes: int
+    ) -> Response:
+        request = Request(method, self._target(path), merge(forwarded={}, own=own), b"")
         timeouts = Timeouts(connect_s=timeout_s, first_chunk_s=None, idle_s=None, total_s=timeout_s)
         with self._watch(timeouts) as watch:
             taker = WholeAnswer(max_bytes=max_bytes, idle_s=None, watch=watch, clock=self._clock)

@@ -54,6 +54,8 @@ class Simulator:
         """Requests since the start, also those that `received` has dropped."""
         self.abort_count = 0
         """Requests whose client left before their answer was complete."""
+        self.is_sleeping = False
+        """Whether `POST /sleep` was the last word; calls fail meanwhile."""
         self.host = ""
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -231,6 +233,8 @@ class Simulator:
             exchange.plain(401, b'{"error":"Unauthorized"}')
             return
         try:
+            if self.is_sleeping and request.path in routes.INFERENCE:
+                raise ApiError(500, "The engine is asleep", kind="InternalServerError")  # noqa: TRY301
             handler(self, exchange)
         except ApiError as exc:
             exchange.plain(exc.status, exc.body())

@@ -103,6 +103,23 @@ def _metric_lines(sim: Simulator) -> Iterator[str]:
         yield (f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(value)}')
 
 
+def sleep(sim: Simulator, exchange: Exchange) -> None:
+    """Fall asleep; answers 200 with nothing in it."""
+    sim.is_sleeping = True
+    exchange.plain(200, b"", content_type="")
+
+
+def wake_up(sim: Simulator, exchange: Exchange) -> None:
+    """Wake up; answers 200 with nothing in it."""
+    sim.is_sleeping = False
+    exchange.plain(200, b"", content_type="")
+
+
+def is_sleeping(sim: Simulator, exchange: Exchange) -> None:
+    """Answer with whether it sleeps."""
+    exchange.plain(200, encode({"is_sleeping": sim.is_sleeping}))
+
+
 def about(sim: Simulator, exchange: Exchange) -> None:
     """Answer with what this is."""
     settings = sim.settings
@@ -150,6 +167,9 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/ping": {"GET": health, "POST": health},
     "/version": {"GET": version},
     "/metrics": {"GET": metrics},
+    "/sleep": {"POST": sleep},
+    "/wake_up": {"POST": wake_up},
+    "/is_sleeping": {"GET": is_sleeping},
     "/sim": {"GET": about},
     "/sim/faults": {"POST": add_fault, "DELETE": clear_faults},
 }
