@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from docs_pages import NOTE, one_line, table
+from first_core.app import add_built_ins
 from first_core.plugin.host import PluginHost
 from first_core.settings import settings_model
 from first_core.types import Operation
@@ -47,6 +48,7 @@ CORE = ("grpc", "limits", "timeouts", "telemetry", "log", "plugins")
 def page() -> str:
     """Return the page."""
     host = PluginHost(allow=PLUGINS)
+    add_built_ins(host)
     host.load()
     schema = settings_model(host.settings_sections().offers()).model_json_schema()
     writer = _Writer(schema)

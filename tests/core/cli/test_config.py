@@ -96,4 +96,4 @@ async def test_plugins_json_obeys_the_allow_list(cli):
     ended = await cli("plugins", "--json", "--config", path)
 
     found = {plugin["name"]: plugin["distribution"] for plugin in json.loads(ended.out)}
-    assert found == {"policies": "first-core", "vllm": "first-vllm"}
+    assert found == {"peering": "first-core", "policies": "first-core", "vllm": "first-vllm"}

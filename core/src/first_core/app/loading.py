@@ -30,9 +30,12 @@ def load_host(path: Path | None) -> PluginHost:
 
 def add_built_ins(host: PluginHost) -> None:
     """Add what comes with the core and uses the same hooks as any plugin."""
+    from first_core.peering import plugin as peering  # noqa: PLC0415
     from first_core.policies import plugin as policies  # noqa: PLC0415
 
     core = metadata.distribution("first-core")
+    # Asked in reverse order, so that endpoints behind peers come after our own.
+    host.add("peering", peering, distribution=core.name, version=core.version)
     host.add("policies", policies, distribution=core.name, version=core.version)
 
 

@@ -10,6 +10,7 @@ from first_core.app.ending import Ending
 from first_core.app.router import Router
 from first_core.client import connect
 from first_core.clock import Clock, SystemClock
+from first_core.peering.server import PeerServer, peer_server
 from first_core.plugin import FrontContext, PluginSettings
 from first_core.rpc.server import GrpcServer
 from first_core.settings import ListenAddress
@@ -63,6 +64,7 @@ class Process:
                     clock=self._clock,
                     drain_s=core.drain_s,
                 )
+        self._peers = self._peer_server()
         self._router_target = router_target
         self._channel: Any = None
         self._fronts: list[Front] = []
@@ -71,13 +73,26 @@ class Process:
         )
         self._undo: list[Callable[[], Awaitable[None]]] = []
 
+    def _peer_server(self) -> PeerServer | None:
+        router = self.router
+        if router is None:
+            return None
+        return peer_server(
+            self._settings,
+            router.inference,
+            router.catalog,
+            routes=lambda: router.routes,
+            clock=self._clock,
+        )
+
     @property
     def in_flight_count(self) -> int:
         """Calls of clients in flight now."""
         return sum(listener.in_flight_count for listener in self._listeners())
 
     def _listeners(self) -> list[Listener]:
-        return [*self._fronts, *([self._grpc] if self._grpc is not None else [])]
+        servers = [server for server in (self._grpc, self._peers) if server is not None]
+        return [*self._fronts, *servers]
 
     async def start(self) -> list[str]:
         """Start everything and return the addresses that listen, for a person.
@@ -106,6 +121,9 @@ class Process:
             self._undo.append(self._grpc.stop)
             addresses.append(f"grpc://{await self._grpc.start()}")
             await self._grpc.mark_serving()
+        if self._peers is not None:
+            self._undo.append(self._peers.stop)
+            addresses.append(f"peer://{await self._peers.start()}")
         metrics_listen = self._settings.core.telemetry.metrics_listen
         if not self._front_offers and metrics_listen:
             address = self.telemetry.metrics.serve(ListenAddress.parse(metrics_listen))

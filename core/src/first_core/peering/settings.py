@@ -86,9 +86,9 @@ class FederationSettings(Section):
     """File with the certificates that those of peers must be signed by, PEM."""
     hop_budget: int = Field(default=3, ge=1, le=16)
     """Most gateways that a call may pass before the one that answers it."""
-    peers: list[PeerSettings] = []
+    peers: tuple[PeerSettings, ...] = ()
     """Gateways whose models are offered here."""
-    accept: list[AcceptedPeer] = []
+    accept: tuple[AcceptedPeer, ...] = ()
     """Gateways that may call here; others are refused."""
 
     @property
