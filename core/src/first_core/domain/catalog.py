@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from first_core.domain.breaker import Breaker
 from first_core.domain.learned import Learned
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from first_core.plugin import Backend, EndpointReport, Publish
     from first_core.types import Timeouts
 
+_READY: Final = EndpointState.READY
+
 Tune: TypeAlias = "Callable[[EndpointId], tuple[Gate, Timeouts]]"
 """Returns the gate and the bounds of an endpoint, from the settings."""
 
@@ -26,12 +28,14 @@ class Endpoint:
 
     __slots__ = (
         "_clock",
+        "attempt_count",
         "backend",
         "backend_kind",
         "breaker",
         "create_time",
         "gate",
         "is_gone",
+        "is_ready",
         "learned",
         "report",
         "resting_until_s",
@@ -52,6 +56,8 @@ class Endpoint:
         self._clock = clock
         self.report = report
         self.backend = backend
+        self.attempt_count = 0
+        """Attempts that run on it now; its backend is not stopped before they have ended."""
         self.backend_kind = backend_kind
         self.create_time = self.state_time = clock.time()
         self.breaker = Breaker(clock)
@@ -62,6 +68,8 @@ class Endpoint:
         """Monotonic time until which its upstream asked not to be called."""
         self.is_gone = False
         """Whether its backend no longer publishes it."""
+        self.is_ready = report.state is _READY
+        """Whether its backend says that it takes calls."""
 
     @property
     def id(self) -> EndpointId:
@@ -73,29 +81,29 @@ class Endpoint:
         """Where it stands; down, once its backend knows it no longer."""
         return EndpointState.DOWN if self.is_gone else self.report.state
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether its backend says that it takes calls."""
-        return self.report.state is EndpointState.READY and not self.is_gone
-
     def takes_calls(self) -> bool:
         """Whether a call may go there now: it is ready, not resting, and its breaker allows it."""
-        return (
-            self.is_ready
-            and self.breaker.allows()
-            and self._clock.monotonic() >= self.resting_until_s
-        )
+        if not self.is_ready or (self.breaker.is_open and not self.breaker.allows()):
+            return False
+        # The clock is read only for who was ever asked to rest.
+        return not self.resting_until_s or self._clock.monotonic() >= self.resting_until_s
 
     def update(self, report: EndpointReport, now: float) -> None:
         """Take what its backend says now; whoever waits for it gets in when it is ready."""
-        was_ready = self.is_ready
         if report.state is not self.report.state:
             self.state_time = now
+        # The same figures once more are no new look at the engine.
+        load = None if report.load is self.report.load else report.load
         self.report = report
-        if report.load is not None:
-            self.gate.bound.told(report.load, self.gate.in_flight_count)
-        if self.is_ready and (not was_ready or len(self.gate.queue)):
+        self.is_ready = report.state is _READY
+        if load is not None:
+            self.gate.bound.told(load, self.gate.in_flight_count)
+        if self.is_ready and self.gate.queue.waiting_count:
             self.gate.admit_waiting()
+
+    def depart(self) -> None:
+        """Take note that its backend no longer publishes it; calls in flight go on."""
+        self.is_gone, self.is_ready = True, False
 
 
 class Catalog:
@@ -111,6 +119,7 @@ class Catalog:
         self._tune = tune
         self._by_backend: dict[str, dict[EndpointId, Endpoint]] = {}
         self._by_model: dict[str, tuple[Endpoint, ...]] = {}
+        self._sorted: list[Endpoint] | None = None
         self._changed = asyncio.Event()
         self.version = 0
         """Grows whenever an endpoint comes or goes; a state that changes leaves it."""
@@ -125,29 +134,37 @@ class Catalog:
         return publish
 
     def _publish(self, kind: str, backend: Backend, reports: Sequence[EndpointReport]) -> None:
-        known = self._by_backend[kind]
+        known = self._by_backend.get(kind, {})
         now = self._clock.time()
         found: dict[EndpointId, Endpoint] = {}
+        changed = False
         for report in reports:
             endpoint = known.get(report.id)
             if endpoint is None or endpoint.backend is not backend:
-                gate, timeouts = self._tune(report.id)
-                endpoint = Endpoint(
-                    report, backend, kind, clock=self._clock, gate=gate, timeouts=timeouts
-                )
-            found[report.id] = endpoint
-            endpoint.update(report, now)
-        for endpoint in known.values():
-            endpoint.is_gone = found.get(endpoint.id) is not endpoint
-        self._by_backend[kind] = found
-        if list(known.items()) != list(found.items()):
+                endpoint = found[report.id] = self._new(kind, backend, report)
+                endpoint.update(report, now)
+            else:
+                found[report.id] = endpoint
+                if report is not endpoint.report:
+                    changed = changed or report != endpoint.report
+                    endpoint.update(report, now)
+        came_or_went = list(known.values()) != list(found.values())
+        if came_or_went:
+            for endpoint in set(known.values()).difference(found.values()):
+                endpoint.depart()
+            self._by_backend[kind] = found
             self._index()
-        self._tell()
+        if changed or came_or_went:
+            self._tell()
+
+    def _new(self, kind: str, backend: Backend, report: EndpointReport) -> Endpoint:
+        gate, timeouts = self._tune(report.id)
+        return Endpoint(report, backend, kind, clock=self._clock, gate=gate, timeouts=timeouts)
 
     def withdraw(self, kind: str) -> None:
         """Forget a backend and its endpoints. Calls in flight keep what they have."""
         for endpoint in self._by_backend.pop(kind, {}).values():
-            endpoint.is_gone = True
+            endpoint.depart()
         self._index()
         self._tell()
 
@@ -164,6 +181,7 @@ class Catalog:
             for endpoint in endpoints.values():
                 by_model.setdefault(endpoint.id.model, []).append(endpoint)
         self._by_model = {model: tuple(found) for model, found in by_model.items()}
+        self._sorted = None
         self.version += 1
 
     def _tell(self) -> None:
@@ -176,8 +194,10 @@ class Catalog:
 
     def endpoints(self) -> list[Endpoint]:
         """Return all endpoints, sorted by name."""
-        found = [e for of_model in self._by_model.values() for e in of_model]
-        return sorted(found, key=lambda endpoint: endpoint.id)
+        if self._sorted is None:
+            found = [e for of_model in self._by_model.values() for e in of_model]
+            self._sorted = sorted(found, key=lambda endpoint: endpoint.id)
+        return list(self._sorted)
 
     def model_names(self) -> list[str]:
         """Return what endpoints call their models, sorted."""

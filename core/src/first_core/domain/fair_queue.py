@@ -47,7 +47,8 @@ class FairQueue(Generic[T]):
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self._heap: list[Ticket[T]] = []
-        self._waiting_count = 0
+        self.waiting_count = 0
+        """How many tickets wait."""
         # A class of its own shares on its own: a backlog of batch calls costs its tenant nothing
         # among interactive ones.
         self._virtual_times = [0.0] * len(Priority)
@@ -56,12 +57,12 @@ class FairQueue(Generic[T]):
 
     def __len__(self) -> int:
         """Return how many tickets wait."""
-        return self._waiting_count
+        return self.waiting_count
 
     @property
     def is_full(self) -> bool:
         """Whether no further ticket may wait."""
-        return self._waiting_count >= self.bound
+        return self.waiting_count >= self.bound
 
     def push(
         self,
@@ -85,7 +86,7 @@ class FairQueue(Generic[T]):
         self._finish_tags[share] = tag
         ticket = Ticket(item, (int(priority), tag, next(self._order)))
         heapq.heappush(self._heap, ticket)
-        self._waiting_count += 1
+        self.waiting_count += 1
         return ticket
 
     def peek(self) -> T | None:
@@ -110,16 +111,16 @@ class FairQueue(Generic[T]):
         if not ticket.is_waiting:
             return
         ticket.is_waiting = False
-        self._waiting_count -= 1
-        if self._waiting_count == 0:
+        self.waiting_count -= 1
+        if self.waiting_count == 0:
             # An empty queue starts anew: nothing of it may grow for ever.
             self._heap.clear()
             self._finish_tags.clear()
             self._virtual_times = [0.0] * len(Priority)
-        elif len(self._heap) > 2 * self._waiting_count + 16:
+        elif len(self._heap) > 2 * self.waiting_count + 16:
             self._heap = [t for t in self._heap if t.is_waiting]
             heapq.heapify(self._heap)
-        if len(self._finish_tags) > 2 * self._waiting_count + 64:
+        if len(self._finish_tags) > 2 * self.waiting_count + 64:
             # A tag that time has passed says nothing; without this a queue that is never empty
             # would keep one for each tenant it ever had.
             times = self._virtual_times

@@ -56,7 +56,7 @@ class Gate:
     @property
     def has_room(self) -> bool:
         """Whether a call may go in at once. Whoever waits goes first."""
-        return self.in_flight_count < self.bound.limit and not len(self.queue)
+        return self.in_flight_count < self.bound.limit and not self.queue.waiting_count
 
     def enter(self) -> None:
         """Let one call in."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from math import log
 from typing import TYPE_CHECKING, Final
 
 from first_core.plugin.policy import C, RoutingPolicy
 from first_core.policies.load import load_of
-from first_core.policies.tiers import tier
+from first_core.policies.tiers import best_tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ what HAProxy and Envoy advise."""
 class AffinityPolicy(RoutingPolicy):
     """Rendezvous hashing with bounded load.
 
-    Each candidate draws a number from key and name; the largest wins, scaled by weight. When a
+    Each candidate draws a number from key and name; the largest wins, by weight. When a
     candidate leaves only its own keys move. Source: Thaler, Ravishankar, "Using Name-Based Mappings
     to Increase Hit Rates", IEEE/ACM ToN 1998. Calls without a key go to the least loaded.
     """
@@ -31,52 +32,68 @@ class AffinityPolicy(RoutingPolicy):
     needs_affinity = True
 
     def __init__(self) -> None:
-        self._seeds: dict[str, int] = {}
+        self._seeds: dict[Candidate, int] = {}
 
     def choose(self, request: RouteRequest, candidates: Sequence[C]) -> C:
         """Return the key's candidate, or the next one of its order while that one is overloaded."""
-        best = min(tier(c) for c in candidates)
-        found = [c for c in candidates if tier(c) == best]
+        found = best_tier(candidates)
         if not request.affinity_key:
-            return min(found, key=lambda c: (load_of(c) / c.weight, c.order))
-        weights = sum(c.weight for c in found)
-        share = LOAD_FACTOR * (1 + sum(c.outstanding_count for c in found)) / weights
-        open_ones = [c for c in found if c.outstanding_count + 1 <= max(1.0, share * c.weight)]
+            return min(found, key=lambda c: load_of(c) / c.weight)
         key = _number(request.affinity_key)
-        return max(open_ones or found, key=lambda c: self._draw(key, c))
+        weights = [c.weight for c in found]
+        chosen = self._winner(key, found, is_even=min(weights) == max(weights))
+        share = LOAD_FACTOR * (1 + sum([c.outstanding_count for c in found])) / sum(weights)
+        if _has_room(chosen, share):
+            return chosen
+        # Rare, so that the load of the others is looked at only now.
+        others = [c for c in found if _has_room(c, share)]
+        return max(others, key=lambda c: self._draw(key, c), default=chosen)
+
+    def _winner(self, key: int, found: Sequence[C], *, is_even: bool) -> C:
+        self._learn(found)
+        if not is_even:
+            return max(found, key=lambda c: self._draw(key, c))
+        seeds = self._seeds
+        # The logarithm keeps the order, so even candidates need none.
+        return max(found, key=lambda c: hash((key, seeds[c])))
 
     def _draw(self, key: int, candidate: Candidate) -> float:
-        name = str(candidate.report.id)
-        seed = self._seeds.get(name)
-        if seed is None:
-            if len(self._seeds) >= MAX_SEEDS:
-                self._seeds.clear()
-            seed = self._seeds[name] = _number(name.encode())
-        return _mix(key ^ seed) * candidate.weight
+        """Return a candidate's number in this key's lottery.
+
+        With the logarithm the chance to win is the weight's share of all weights. Source:
+        Schindelhauer, Schomaker, "Weighted Distributed Hash Tables", SPAA 2005.
+        """
+        return (
+            log((hash((key, self._seeds[candidate])) + _HALF + 1) / (2 * _HALF)) / candidate.weight
+        )
+
+    def _learn(self, candidates: Sequence[Candidate]) -> None:
+        seeds = self._seeds
+        if len(seeds) > max(MAX_SEEDS, 2 * len(candidates)):
+            seeds.clear()  # most are of endpoints that left
+        for candidate in candidates:
+            if candidate not in seeds:
+                seeds[candidate] = _number(str(candidate.report.id).encode())
 
     def explain(self, request: RouteRequest, candidate: Candidate) -> str:
         """Tell the drawn number, or the load where there is no key."""
+        self._learn((candidate,))
         if not request.affinity_key:
             return f"no key, load {load_of(candidate):.1f}"
         return f"drew {self._draw(_number(request.affinity_key), candidate):.3f}"
 
 
-MAX_SEEDS: Final = 10_000
-"""Names whose seed is kept; more than a catalog has."""
+def _has_room(candidate: Candidate, share: float) -> bool:
+    return candidate.outstanding_count + 1 <= max(1.0, share * candidate.weight)
 
-_MASK: Final = (1 << 64) - 1
+
+MAX_SEEDS: Final = 1000
+"""Candidates whose seed is kept, or twice as many as there are now where that is more."""
+
+_HALF: Final = 1 << 63
+"""Half of what `hash` may return. The hash of a tuple of integers is xxHash in C, is salted by
+nothing, and so is the same in all workers; any hash in Python costs five times as much."""
 
 
 def _number(data: bytes) -> int:
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
-
-
-def _mix(value: int) -> float:
-    """Return a number in [0, 1) that depends on all bits of `value`.
-
-    The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): far cheaper than a hash for each
-    candidate and call.
-    """
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (value ^ (value >> 31)) / (1 << 64)
+    return int.from_bytes(blake2b(data, digest_size=7).digest(), "big")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from first_core.plugin.policy import C, RoutingPolicy
-from first_core.policies.tiers import tier
+from first_core.policies.tiers import best_tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +21,15 @@ def load_of(candidate: Candidate) -> float:
     slows it down.
     """
     load = candidate.report.load
-    own = candidate.outstanding_count
+    running: float = candidate.outstanding_count
     if load is None:
-        return own + candidate.queued_count
-    running = max(own, load.running_count or 0)
-    waiting = load.waiting_count or 0
-    return running + 4 * waiting + (load.cache_usage_ratio or 0.0) + candidate.queued_count
+        return running + candidate.queued_count
+    told = load.running_count
+    if told is not None and told > running:
+        running = told
+    if load.waiting_count:
+        running += 4 * load.waiting_count
+    return running + (load.cache_usage_ratio or 0.0) + candidate.queued_count
 
 
 class LeastLoadedPolicy(RoutingPolicy):
@@ -35,7 +38,7 @@ class LeastLoadedPolicy(RoutingPolicy):
     def choose(self, request: RouteRequest, candidates: Sequence[C]) -> C:
         """Return the least busy candidate of the best tier."""
         del request
-        return min(candidates, key=lambda c: (tier(c), load_of(c) / c.weight, c.order))
+        return min(best_tier(candidates), key=lambda c: load_of(c) / c.weight)
 
     def explain(self, request: RouteRequest, candidate: Candidate) -> str:
         """Tell the load."""
@@ -64,7 +67,7 @@ class LatencyPolicy(RoutingPolicy):
     def choose(self, request: RouteRequest, candidates: Sequence[C]) -> C:
         """Return the candidate with the least expected time to its first chunk."""
         del request
-        return min(candidates, key=lambda c: (tier(c), expected_first_chunk_s(c), c.order))
+        return min(best_tier(candidates), key=expected_first_chunk_s)
 
     def explain(self, request: RouteRequest, candidate: Candidate) -> str:
         """Tell the expected time."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from first_core.plugin.policy import C, RoutingPolicy
-from first_core.policies.tiers import tier
+from first_core.policies.tiers import best_tier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from first_core.plugin.policy import Candidate, RouteRequest
-    from first_core.types import EndpointId
 
 
 class WeightedPolicy(RoutingPolicy):
@@ -22,7 +21,8 @@ class WeightedPolicy(RoutingPolicy):
     """
 
     def __init__(self) -> None:
-        self._credit: dict[EndpointId, float] = {}
+        self._credit: dict[int, float] = {}
+        """By order, which is quicker than by name; who takes a place takes its credit too."""
 
     def weight(self, candidate: Candidate) -> float:
         """Return a candidate's share."""
@@ -31,23 +31,23 @@ class WeightedPolicy(RoutingPolicy):
     def choose(self, request: RouteRequest, candidates: Sequence[C]) -> C:
         """Return the candidate of the best tier whose turn it is."""
         del request
-        best = min(tier(c) for c in candidates)
-        found = [c for c in candidates if tier(c) == best]
-        # Endpoints that left leave nothing behind.
-        old, self._credit = self._credit, {}
-        total = 0.0
+        # Who is away for one call keeps the credit, or who fails would gain by it.
+        credit, total, most = self._credit, 0.0, float("-inf")
+        found = best_tier(candidates)
+        chosen = found[0]
         for candidate in found:
-            key, weight = candidate.report.id, self.weight(candidate)
-            self._credit[key] = old.get(key, 0.0) + weight
+            order, weight = candidate.order, self.weight(candidate)
+            has = credit[order] = credit.get(order, 0.0) + weight
             total += weight
-        chosen = max(found, key=lambda c: self._credit[c.report.id])
-        self._credit[chosen.report.id] -= total
+            if has > most:
+                chosen, most = candidate, has
+        credit[chosen.order] -= total
         return chosen
 
     def explain(self, request: RouteRequest, candidate: Candidate) -> str:
         """Tell the share and the credit."""
         del request
-        credit = self._credit.get(candidate.report.id, 0.0)
+        credit = self._credit.get(candidate.order, 0.0)
         return f"weight {self.weight(candidate):g}, credit {credit:g}"
 
 
