@@ -73,6 +73,8 @@ class Rescue:
         self._terms = terms
         self._tell = tell
         self._model = ""
+        self._reserved_count = 0
+        """Attempts that are kept for fallback models, where the site has configured any."""
 
     async def run(self, model: str, attempt: Callable[[Endpoint, Attempt], Awaitable[T]]) -> T:
         """Run `attempt` on endpoints of `model`, then on its fallbacks.
@@ -83,11 +85,13 @@ class Rescue:
         route = self._resolve(model)
         self._ledger.requested_model = route.model
         self._budget.earn()
+        self._reserved_count = int(bool(route.fallbacks))
         try:
             return await self._at_model(route, attempt)
         except FirstError as exc:
             failure = exc
-        for name in route.fallbacks:
+        for place, name in enumerate(route.fallbacks, start=1):
+            self._reserved_count = int(place < len(route.fallbacks))
             fallback = self._routes.resolve(name)
             if fallback is None or not self._fits_prompt(route, fallback, failure):
                 continue
@@ -160,8 +164,8 @@ class Rescue:
             return True
         return _window(fallback) > _window(route)
 
-    def _has_attempts(self) -> bool:
-        return self._ledger.attempt_count < self._settings.max_attempts
+    def _has_attempts(self, *, but: int = 0) -> bool:
+        return self._ledger.attempt_count + but < self._settings.max_attempts
 
     def targets(self, route: Route) -> list[Target]:
         """Return the targets that fit the call's pin and operation.
@@ -227,7 +231,7 @@ class Rescue:
     def _may_try_again(self, failure: FirstError) -> bool:
         if self._ledger.has_begun or is_out_of_time(failure):
             return False
-        return self._has_attempts() and self._budget.spend()
+        return self._has_attempts(but=self._reserved_count) and self._budget.spend()
 
     async def _next(self, route: Route, tried: Tried) -> Entry:
         """Return a place for the next attempt: another endpoint at once, else after a wait.
@@ -297,6 +301,7 @@ class Rescue:
     ) -> T:
         """Run one attempt on an endpoint whose gate was entered, and leave the gate."""
         endpoint = entry.endpoint
+        endpoint.attempt_count += 1
         try:
             with self._ledger.attempt(endpoint.id, endpoint.breaker.answers) as account:
                 result = await attempt(endpoint, account)
@@ -311,6 +316,7 @@ class Rescue:
                 endpoint.gate.bound.answered(account.first_chunk_s, endpoint.gate.in_flight_count)
             return result
         finally:
+            endpoint.attempt_count -= 1
             endpoint.gate.leave()
 
     def _is_hasty(self, endpoint: Endpoint) -> bool:
