@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import datetime as dt
 import gc
-import json
 import math
 import os
 import signal
@@ -17,7 +15,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import uvloop
 
@@ -25,13 +23,20 @@ from bench import machine, systems, table
 from bench.load import Work, WrongAnswerError, chat, learn
 from bench.measure import FULL, MEASURES, QUICK, Context, Effort, Sample
 from bench.processes import NotReadyError, Running, raise_file_limit
-from bench.stats import spread
+from bench.report import report
+from bench.scenarios import Stage
+from bench.suite import SCENARIOS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
+
+T = TypeVar("T")
 
 SAMPLE_TIMEOUT_S: Final = 90.0
 """Longest one measure of one system may take; the longest, 1,000 streams, takes about 35 s."""
+
+SCENARIO_TIMEOUT_S: Final = 300.0
+"""Longest round of one scenario; the longest, `saturation`, takes about 90 s."""
 
 DESCRIPTION: Final = "What the gateway costs, beside nginx. See bench/README.md."
 
@@ -41,55 +46,67 @@ Install it: apt-get install nginx
 
 
 class Bench:
-    """One run: the systems that are up, and what was found so far."""
+    """One run: what was found so far."""
 
-    def __init__(self, context: Context, running: dict[str, Running], only: Sequence[str]) -> None:
-        self.context = context
-        self.running = running
-        self.only = only
+    def __init__(self, effort: Effort) -> None:
+        self.effort = effort
         self.results: dict[str, list[dict[str, dict[str, float]]]] = {}
         self.errors: dict[str, dict[str, Counter[str]]] = {}
 
-    async def run(self) -> None:
-        for name in self.only:
-            measure = MEASURES[name]
-            effort = self.context.effort
-            rounds = effort.held_rounds if measure.held else effort.rounds
-            present = [system for system in measure.systems if system in self.running]
-            self.results[name] = []
-            self.errors[name] = {system: Counter() for system in present}
-            for index in range(rounds):
-                # Another one begins in each round, so that no one always follows the same.
-                turn = index % len(present)
-                found: dict[str, dict[str, float]] = {}
-                for system in present[turn:] + present[:turn]:
-                    sample = await self._sample(name, system)
-                    self.errors[name][system] += sample.errors
-                    if sample.numbers:
-                        found[system] = sample.numbers
-                    _progress(f"{name} {index + 1}/{rounds} {system}", sample)
-                self.results[name].append(found)
+    async def measure(self, name: str, context: Context, running: dict[str, Running]) -> None:
+        """One measure of all systems, round by round."""
+        measure = MEASURES[name]
+        rounds = self.effort.held_rounds if measure.held else self.effort.rounds
+        present = [system for system in measure.systems if system in running]
+        self.results[name] = []
+        self.errors[name] = {system: Counter() for system in present}
+        for index in range(rounds):
+            # Another one begins in each round, so that no one always follows the same.
+            turn = index % len(present)
+            found: dict[str, dict[str, float]] = {}
+            for system in present[turn:] + present[:turn]:
+                run = MEASURES[name].run(context, running[system])
+                sample = _known(await _quiet(run, SAMPLE_TIMEOUT_S))
+                self.errors[name][system] += sample.errors
+                if sample.numbers:
+                    found[system] = sample.numbers
+                _progress(f"{name} {index + 1}/{rounds} {system}", sample)
+            self.results[name].append(found)
 
-    async def _sample(self, name: str, system: str) -> Sample:
-        gc.collect()
-        gc.disable()  # the load's own collections would show up as latency
-        try:
-            async with asyncio.timeout(SAMPLE_TIMEOUT_S):
-                sample = await MEASURES[name].run(self.context, self.running[system])
-        except (OSError, TimeoutError, NotReadyError) as exc:
-            failure = f"{type(exc).__name__}: {exc}"
-            return Sample(errors=Counter({failure: 1}))
-        finally:
-            gc.enable()
-        # Nothing came back to take a percentile of: not a number in JSON either.
-        known = {metric: value for metric, value in sample.numbers.items() if not math.isnan(value)}
-        return Sample(known, sample.errors)
+    async def play(self, name: str, stage: Stage) -> None:
+        """One scenario, round by round."""
+        rounds = self.effort.held_rounds
+        self.results[name] = []
+        self.errors[name] = {}
+        for index in range(rounds):
+            run = SCENARIOS[name].run(dataclasses.replace(stage, turn=index))
+            found = await _quiet(run, SCENARIO_TIMEOUT_S)
+            samples = {"all": found} if isinstance(found, Sample) else found
+            for column, raw in samples.items():
+                sample = _known(raw)
+                self.errors[name].setdefault(column, Counter()).update(sample.errors)
+                _progress(f"{name} {index + 1}/{rounds} {column}", sample)
+            self.results[name].append({c: _known(s).numbers for c, s in samples.items()})
 
-    def error_counts(self) -> dict[str, dict[str, int]]:
-        return {
-            measure: {system: kinds.total() for system, kinds in found.items()}
-            for measure, found in self.errors.items()
-        }
+
+async def _quiet(run: Awaitable[T], timeout_s: float) -> T | Sample:
+    """Run it without garbage collection; a failure is a sample with nothing but an error."""
+    gc.collect()
+    gc.disable()  # the load's own collections would show up as latency
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await run
+    except (OSError, TimeoutError, NotReadyError) as exc:
+        failure = f"{type(exc).__name__}: {exc}"
+        return Sample(errors=Counter({failure: 1}))
+    finally:
+        gc.enable()
+
+
+def _known(sample: Sample) -> Sample:
+    """Nothing came back to take a percentile of: not a number in JSON either."""
+    known = {metric: value for metric, value in sample.numbers.items() if not math.isnan(value)}
+    return Sample(known, sample.errors)
 
 
 def _progress(what: str, sample: Sample) -> None:
@@ -98,69 +115,14 @@ def _progress(what: str, sample: Sample) -> None:
     print(f"{what}: {figures}{wrong}", file=sys.stderr, flush=True)
 
 
-def _foreign(bench: Bench) -> str:
-    """How quiet the machine was, as one sentence."""
-    shares = [
-        numbers["foreign_ratio"]
-        for rounds in bench.results.values()
-        for round_ in rounds
-        for numbers in round_.values()
-        if "foreign_ratio" in numbers
-    ]
-    found = spread(shares)
-    if found is None:
-        return ""
-    loud = " **Not a quiet machine: take no figure from this.**" if found.median > 0.1 else ""
-    return (
-        f"Core of the systems used by others meanwhile: median {100 * found.median:.0f} %, "
-        f"at most {100 * found.high:.0f} %.{loud}"
-    )
-
-
-def _legend(effort: Effort) -> str:
-    return (
-        f"Median of {effort.rounds} interleaved rounds ({effort.held_rounds} with 1,000 streams), "
-        "in brackets the lowest and the highest; `x nginx` and `added` are taken within each "
-        "round. What the rows mean: `bench/README.md`.\n"
-    )
-
-
-def _report(bench: Bench, facts: dict[str, str], effort: Effort, took_s: float) -> tuple[str, str]:
-    """Markdown and JSON of a run."""
-    made = table.lines(bench.results, bench.error_counts())
-    day = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    text = [
-        f"# Bench of {day}\n",
-        table.markdown(made),
-        _legend(effort),
-        _foreign(bench) + "\n",
-        machine.markdown(facts) + "\n",
-    ]
-    wrong = [
-        f"- {measure}, {system}: {count} x {kind.splitlines()[0]}"
-        for measure, found in bench.errors.items()
-        for system, kinds in found.items()
-        for kind, count in kinds.most_common(5)
-    ]
-    if wrong:
-        text += ["## Errors\n", *wrong, ""]
-    data = {
-        "date": day,
-        "machine": facts,
-        "effort": dataclasses.asdict(effort),
-        "took_s": round(took_s, 1),
-        "rows": table.records(made),
-        "rounds": bench.results,
-        "errors": bench.errors,
-    }
-    return "\n".join(text), json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=DESCRIPTION)
-    parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds: about 3 min")
+    parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds: about 5 min")
     parser.add_argument(
-        "--only", action="append", choices=list(MEASURES), help="one measure; may be repeated"
+        "--only",
+        action="append",
+        choices=[*MEASURES, *SCENARIOS],
+        help="one measure; may be repeated",
     )
     parser.add_argument(
         "--system",
@@ -224,39 +186,54 @@ async def _learn_all(ports: systems.Ports) -> dict[str, Work]:
 async def _measure(arguments: argparse.Namespace, nginx: str | None) -> Bench:
     under_test, load_core = _cores(arguments.cores)
     os.sched_setaffinity(0, {load_core})
-    effort = _effort(arguments)
+    bench = Bench(_effort(arguments))
+    names = arguments.only or [*MEASURES, *SCENARIOS]
     first = systems.first_command(arguments.first)
-    builders = {
-        name: build
-        for name, build in systems.builders(first, nginx).items()
-        if not arguments.system or name in arguments.system
-    }
+    with tempfile.TemporaryDirectory(prefix="first-bench-") as path:
+        folder = Path(path)
+        quick = bool(arguments.quick)
+        stage = Stage(under_test, load_core, folder, first, quick=quick, turn=0)
+        costs = [name for name in names if name in MEASURES]
+        if costs:
+            builders = {
+                name: build
+                for name, build in systems.builders(first, nginx).items()
+                if not arguments.system or name in arguments.system
+            }
+            await _costs(bench, costs, stage, builders)
+        for scenario in [name for name in names if name in SCENARIOS]:
+            await bench.play(scenario, stage)
+    return bench
+
+
+async def _costs(
+    bench: Bench, names: Sequence[str], stage: Stage, builders: Mapping[str, systems.Builder]
+) -> None:
+    """The measures that compare systems, which are up together and stopped afterwards."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="first-bench-")))
 
         async def start(system: systems.System, core: int) -> Running:
-            running = Running(system, core=core, folder=folder)
+            running = Running(system, core=core, folder=stage.folder)
             stack.callback(running.stop)
             seconds = await running.wait_ready()
             print(f"{system.name}: up after {seconds:.2f} s", file=sys.stderr, flush=True)
             return running
 
-        direct = await start(systems.upstream(first), load_core)
+        direct = await start(systems.upstream(stage.first), stage.load_core)
         running = {"direct": direct}
         works = await _learn_all(direct.system.ports)
         for name, build in builders.items():
-            running[name] = await start(build(direct.system.ports, folder), under_test)
+            running[name] = await start(build(direct.system.ports, stage.folder), stage.core)
         context = Context(
-            core=under_test,
-            effort=effort,
-            folder=folder,
+            core=stage.core,
+            effort=bench.effort,
+            folder=stage.folder,
             upstreams=direct.system.ports,
             builders=builders,
             works=works,
         )
-        bench = Bench(context, running, arguments.only or list(MEASURES))
-        await bench.run()
-        return bench
+        for name in names:
+            await bench.measure(name, context, running)
 
 
 async def _interruptible(arguments: argparse.Namespace, nginx: str | None) -> Bench:
@@ -271,7 +248,8 @@ def main() -> int:
     """Exit status: 0 done, 1 a must was missed, 2 it could not run, 130 interrupted."""
     arguments = _arguments()
     nginx = None if arguments.no_nginx else systems.nginx_command()
-    if nginx is None and not arguments.no_nginx:
+    compares = arguments.only is None or any(name in MEASURES for name in arguments.only)
+    if nginx is None and compares and not arguments.no_nginx:
         print(NO_NGINX, file=sys.stderr)
         return 2
     raise_file_limit()
@@ -286,7 +264,7 @@ def main() -> int:
         return 2
     took_s = time.perf_counter() - begin_s
     facts = machine.describe(nginx)
-    text, data = _report(bench, facts, bench.context.effort, took_s)
+    text, data = report(bench.results, bench.errors, facts, bench.effort, took_s)
     print(text)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

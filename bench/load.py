@@ -258,6 +258,16 @@ class Load:
         """Begin; returns when the load is fully there."""
         raise NotImplementedError
 
+    def ages_s(self) -> list[float]:
+        """How long the calls in flight have waited so far: no answer yet is no quick answer."""
+        now_s = time.perf_counter()
+        return [now_s - connection.sent_s for connection in self.opened if connection.work]
+
+    def give_up(self) -> None:
+        """Send nothing new and leave what is in flight, as clients do that lose patience."""
+        self.stopping = True
+        self._close()
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -309,15 +319,23 @@ class Load:
 
 
 class ClosedLoop(Load):
-    """`connections` calls in flight, always: each connection sends its next call at once."""
+    """`connections` calls in flight, always: each connection sends its next call at once.
 
-    def __init__(self, port: int, work: Work, *, connections: int) -> None:
+    They begin evenly over `ramp_s`, so that calls which all take the same time do not end in step.
+    """
+
+    def __init__(self, port: int, work: Work, *, connections: int, ramp_s: float = 0.0) -> None:
         super().__init__(port, work)
         self.connections = connections
+        self.ramp_s = ramp_s
         self.dialling: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        for _ in range(self.connections):
+        begin_s = time.perf_counter()
+        for index in range(self.connections):
+            ahead_s = begin_s + self.ramp_s * index / self.connections - time.perf_counter()
+            if ahead_s > 0.001:
+                await asyncio.sleep(ahead_s)
             await self._begin()
 
     async def _begin(self) -> None:
@@ -395,14 +413,28 @@ class OpenLoop(Load):
             task = asyncio.get_running_loop().create_task(self._dial())
             self.dialling.add(task)
             task.add_done_callback(self.dialling.discard)
-        # Uneven, since an even beat can fall in step with a timer of the system under test.
-        self.due_s += self.period_s * self.random.uniform(0.7, 1.3)
+        self.due_s += self.gap_s()
         asyncio.get_running_loop().call_at(self.due_s, self._fire)
+
+    def gap_s(self) -> float:
+        """Seconds until the next call."""
+        # Uneven, since an even beat can fall in step with a timer of the system under test.
+        return self.period_s * self.random.uniform(0.7, 1.3)
 
     async def _dial(self) -> None:
         connection = await self.open()
         if connection is not None and not self.stopping:
             connection.send(self.work)
+
+
+class Arrivals(OpenLoop):
+    """`rate` calls a second on average, from people who know nothing of each other: Poisson.
+
+    The times are the same in each run.
+    """
+
+    def gap_s(self) -> float:
+        return self.random.expovariate(1.0 / self.period_s)
 
 
 async def learn(port: int, work: Work) -> Work:

@@ -93,6 +93,14 @@ class Running:
             await self._wait(self.system.ports[name], "/v1/models", None, profile.model)
         return first_answer_s
 
+    async def wait_model(self, port: int, model: str) -> None:
+        """Wait until `port` answers a chat call to `model`.
+
+        Raises:
+            NotReadyError: As `wait_ready`.
+        """
+        await self._wait(port, "/v1/chat/completions", chat_body(model), "")
+
     async def _wait(self, port: int, path: str, body: bytes | None, wanted: str) -> None:
         """Until `path` answers 200 with `wanted` in the body."""
         status, said = 0, "nothing"

@@ -168,7 +168,7 @@ def number(value: float) -> str:
     return f"{value:.2f}"
 
 
-def _text(value: Spread | None, factor: float = 1.0) -> str:
+def text(value: Spread | None, factor: float = 1.0) -> str:
     if value is None:
         return "-"
     median, low, high = (number(factor * part) for part in (value.median, value.low, value.high))
@@ -239,9 +239,9 @@ def markdown(table: Sequence[Line]) -> str:
         factor = 100.0 if row.unit == "%" else 1.0
         cells = [row.title, row.unit]
         for system in SYSTEMS:
-            cells.append(_text(one.cells.get(system), factor) if system in row.shown else "")
+            cells.append(text(one.cells.get(system), factor) if system in row.shown else "")
             if system in OURS:
-                cells.append(_text(one.times_nginx[system]) if system in one.times_nginx else "")
+                cells.append(text(one.times_nginx[system]) if system in one.times_nginx else "")
         goal = row.must.goal if row.must is not None else ""
         cells += [_must_text(row), one.verdict, goal]
         out.append("| " + " | ".join(cells) + " |")
@@ -257,8 +257,8 @@ def records(table: Sequence[Line]) -> list[dict[str, object]]:
             "metric": one.row.metric,
             "added": one.row.added,
             "unit": one.row.unit,
-            "systems": {name: _record(cell) for name, cell in one.cells.items()},
-            "times_nginx": {name: _record(cell) for name, cell in one.times_nginx.items()},
+            "systems": {name: record(cell) for name, cell in one.cells.items()},
+            "times_nginx": {name: record(cell) for name, cell in one.times_nginx.items()},
             "must": _must_text(one.row),
             "verdict": one.verdict.replace("*", ""),
         }
@@ -266,5 +266,5 @@ def records(table: Sequence[Line]) -> list[dict[str, object]]:
     ]
 
 
-def _record(cell: Spread) -> dict[str, float]:
+def record(cell: Spread) -> dict[str, float]:
     return {"median": cell.median, "low": cell.low, "high": cell.high}
