@@ -250,6 +250,15 @@ class LogSettings(Section):
     """`text` is for a person at a terminal."""
 
 
+class ReloadSettings(Section):
+    """When the settings file is read again. SIGHUP always does it."""
+
+    watch: bool = False
+    """Whether a change of the file is noticed by itself."""
+    watch_interval_s: float = Field(default=1.0, gt=0)
+    """Seconds between two looks at the file."""
+
+
 class PluginsSettings(Section):
     """Which plugins may load."""
 
@@ -280,6 +289,8 @@ class CoreSettings(Section):
     """Logs."""
     plugins: PluginsSettings = PluginsSettings()
     """Which plugins may load."""
+    reload: ReloadSettings = ReloadSettings()
+    """When the settings file is read again."""
     drain_s: float = Field(default=30.0, ge=0)
     """How long a stop waits for calls in flight, in seconds; then they end in an error."""
     forward_headers: list[str] = [

@@ -20,9 +20,10 @@ from first_gateway_http.routes.fallback import not_found
 from first_gateway_http.routes.health import add_health_routes
 from first_gateway_http.routes.inference import add_inference_routes
 from first_gateway_http.routes.models import add_model_routes
+from first_gateway_http.settings import HttpSettings
 
 if TYPE_CHECKING:
-    from first_gateway_http.settings import HttpSettings
+    from first_core.plugin import PluginSettings
 
 CLOSE_TIMEOUT_S: Final = 1.0
 """Longest wait for last words on connections that are being closed, in seconds."""
@@ -30,6 +31,9 @@ CLOSE_TIMEOUT_S: Final = 1.0
 LINGER_S: Final = 5.0
 """How long the rest of a refused body is read and dropped, in seconds, so that the client sees
 the refusal and no reset connection."""
+
+RELOADED: Final = ("body_timeout_s", "heartbeat_s", "drain_s")
+"""Settings that a reload changes."""
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted; the kernel's `somaxconn` bounds it too."""
@@ -53,7 +57,7 @@ class HttpFront(Front):
 
     def __init__(self, context: FrontContext, settings: HttpSettings) -> None:
         self._settings = settings
-        self._drain_s = context.drain_s if settings.drain_s is None else settings.drain_s
+        self._default_drain_s = context.drain_s
         self._gateway = Gateway(
             client=RouterClient(context.channel),
             settings=settings,
@@ -123,6 +127,13 @@ class HttpFront(Front):
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"http://{host}:{port}"
 
+    def configure(self, settings: PluginSettings) -> frozenset[str]:
+        """Take what is looked up for each request; the rest was used at the start."""
+        new = settings.section(HttpSettings)
+        taken = {name: getattr(new, name) for name in RELOADED}
+        self._gateway.settings = self._gateway.settings.model_copy(update=taken)
+        return frozenset(f"http.{name}" for name in RELOADED)
+
     @property
     def in_flight_count(self) -> int:
         """Calls in flight now."""
@@ -130,7 +141,9 @@ class HttpFront(Front):
 
     async def drain(self) -> None:
         """Refuse new calls, let those in flight end for `drain_s`, then end them with an error."""
-        await self._gateway.calls.drain(self._gateway.clock, self._drain_s)
+        own_s = self._gateway.settings.drain_s
+        drain_s = self._default_drain_s if own_s is None else own_s
+        await self._gateway.calls.drain(self._gateway.clock, drain_s)
 
     def end_calls(self) -> None:
         """End all calls in flight with an error."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from first_gateway_http.settings import HttpSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Gateway:
     """One front."""
 
     client: RouterClient
     """Calls the router."""
     settings: HttpSettings
-    """The section `http`."""
+    """The section `http`; a reload replaces it."""
     telemetry: Telemetry
     """Traces and metrics."""
     clock: Clock

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 from typing import TYPE_CHECKING
 
 from first_core.app.ending import Ending
+from first_core.app.reload import FileWatch, Reloader
 from first_core.app.router import Router
 from first_core.client import connect
 from first_core.clock import Clock, SystemClock
@@ -17,7 +20,7 @@ from first_core.settings import ListenAddress
 from first_core.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from typing import Any
 
     from first_core.app.ending import Listener
@@ -37,6 +40,7 @@ class Process:
         router_target: Where the router is; `None`: in this process.
         with_fronts: Whether clients' fronts listen here.
         clock: The time.
+        read: Reads the settings again, for a reload; `None`: there is none.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Process:
         router_target: str | None = None,
         with_fronts: bool = True,
         clock: Clock | None = None,
+        read: Callable[[], Settings] | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
@@ -72,6 +77,13 @@ class Process:
             host.fronts(PluginSettings(settings.sections)).offers() if with_fronts else {}
         )
         self._undo: list[Callable[[], Awaitable[None]]] = []
+        self.reloader = Reloader(
+            settings, read or (lambda: settings), self.router, lambda: self._fronts
+        )
+        self._watch: FileWatch | None = None
+        if core.reload.watch and settings.source is not None:
+            interval_s = core.reload.watch_interval_s
+            self._watch = FileWatch(settings.source, self._clock, interval_s)
 
     def _peer_server(self) -> PeerServer | None:
         router = self.router
@@ -165,6 +177,8 @@ class Process:
     ) -> None:
         """Start, call `started` with the addresses, serve until SIGINT or SIGTERM, stop.
 
+        SIGHUP reads the settings again.
+
         Args:
             started: Takes the addresses.
             tell: Takes what a person should know of the end.
@@ -172,10 +186,38 @@ class Process:
         ending = Ending(self, self._settings.core.drain_s, tell or _tell_log)
         with ending.on_signals():
             try:
-                started(await self.start())
-                await ending.asked.wait()
+                addresses = await self.start()
+                async with self._reloading():
+                    started(addresses)
+                    await ending.asked.wait()
             finally:
                 await self.stop()
+
+    @contextlib.asynccontextmanager
+    async def _reloading(self) -> AsyncIterator[None]:
+        """Reload on SIGHUP, and when the file changes if the settings say so."""
+        loop, reloader = asyncio.get_running_loop(), self.reloader
+        works = [reloader.serve()]
+        if self._watch is not None:
+            works.append(self._watch.serve(reloader.ask))
+        loop.add_signal_handler(signal.SIGHUP, reloader.ask)
+        try:
+            async with _running(*works):
+                yield
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
+
+
+@contextlib.asynccontextmanager
+async def _running(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run coroutines beside the block."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _tell_log(text: str) -> None:

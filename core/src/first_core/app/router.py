@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
+from first_core.app.backends import Backends
 from first_core.domain.catalog import Catalog
 from first_core.domain.config import relay_config, tune_for
 from first_core.domain.relay import Relay
 from first_core.domain.routes import Routes
-from first_core.errors import StartupError
-from first_core.plugin import BackendContext, PluginSettings
+from first_core.plugin import BackendContext
 from first_core.rpc.catalog import CatalogServicer
 from first_core.rpc.direct import DirectChannel
 from first_core.rpc.inference import InferenceServicer
 from first_core.rpc.server import add_services
 
 if TYPE_CHECKING:
+    from first_core.app.backends import Change
     from first_core.clock import Clock
+    from first_core.domain.config import RelayConfig
     from first_core.plugin.host import PluginHost
     from first_core.settings import Settings
     from first_core.telemetry import Telemetry
@@ -36,15 +37,14 @@ class Router:
     def __init__(
         self, settings: Settings, host: PluginHost, telemetry: Telemetry, clock: Clock
     ) -> None:
-        context = BackendContext(clock=clock, telemetry=telemetry)
-        offers = host.backends(PluginSettings(settings.sections)).offers()
-        self._backends = {kind: factory(context) for kind, factory in offers.items()}
         self._clock = clock
         self._policies = host.policies().offers()
         self.catalog = Catalog(clock, tune_for(settings.core, clock))
-        routes = Routes(settings.core.routing, self._policies, self.catalog)
+        context = BackendContext(clock=clock, telemetry=telemetry)
+        self._backends = Backends(host, context, self.catalog, clock)
+        self._backends.make(settings)
         self.relay = Relay(
-            config=relay_config(settings.core, routes, clock),
+            config=self._relay_config(settings),
             telemetry=telemetry,
             clock=clock,
             watchers=host.call_watchers(),
@@ -61,23 +61,43 @@ class Router:
         """The routes as they are configured now."""
         return self.relay.config.routes
 
+    def _relay_config(self, settings: Settings) -> RelayConfig:
+        routes = Routes(settings.core.routing, self._policies, self.catalog)
+        return relay_config(settings.core, routes, self._clock)
+
     async def start(self) -> None:
         """Start the backends, all at once.
 
         Raises:
             StartupError: One of them can never work as it is set.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                for kind, backend in self._backends.items():
-                    group.create_task(backend.start(self.catalog.publisher(kind, backend)))
-        except BaseExceptionGroup as group_of_errors:
-            startup, other = group_of_errors.split(StartupError)
-            if other is not None or startup is None:
-                raise
-            message = "\n".join(str(exc) for exc in startup.exceptions)
-            raise StartupError(message) from group_of_errors
+        await self._backends.start()
+
+    async def prepare(self, settings: Settings) -> Change:
+        """Get ready for new settings: check routes, start backends whose sections changed.
+
+        Raises:
+            StartupError: They can never work; nothing has changed.
+        """
+        self._relay_config(settings)
+        return await self._backends.prepare(settings)
+
+    def configure(self, settings: Settings, change: Change, *, drain_s: float) -> list[str]:
+        """Run calls that begin from now on by new settings; those in flight keep what they had.
+
+        Args:
+            settings: The new ones.
+            change: What `prepare` returned for them.
+            drain_s: How long replaced backends wait for their calls, in seconds.
+
+        Returns:
+            The kinds of backends that changed.
+        """
+        self.relay.configure(self._relay_config(settings))
+        self.inference.configure(max_body_bytes=settings.core.limits.max_body_bytes)
+        self.catalog.retune(tune_for(settings.core, self._clock))
+        return self._backends.apply(change, drain_s=drain_s)
 
     async def stop(self) -> None:
         """Stop the backends; safe to repeat."""
-        await asyncio.gather(*(backend.stop() for backend in self._backends.values()))
+        await self._backends.stop()

@@ -45,9 +45,10 @@ async def demonstrate(http: str, grpc: str) -> None:
         with tempfile.TemporaryDirectory(prefix="first-demo-") as folder:
             path = Path(folder) / "first.yaml"
             path.write_text(text, encoding="utf-8")
-            settings, host = processes.load(path)
+            source = processes.source(path)
+            settings = source.read()
         settings = replace(settings, source=None)  # gone already
-        process = Process(settings, host)
+        process = Process(settings, source.host)
         await processes.serve(process, DemoAnnouncement(settings, process.router, text))
 
 

@@ -27,10 +27,11 @@ def command(router_target: str, config: Path | None, http_listen: str | None) ->
     from first_core.cli.announcement import Announcement  # noqa: PLC0415
     from first_core.cli.loops import run  # noqa: PLC0415
 
-    settings, host = processes.load(config, http_listen=http_listen)
+    source = processes.source(config, http_listen=http_listen)
+    settings = source.read()
 
     async def work() -> None:
-        process = Process(settings, host, router_target=router_target)
+        process = Process(settings, source.host, router_target=router_target, read=source.read)
         await processes.serve(process, Announcement(settings, process.router))
 
     run(work())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,27 +22,48 @@ if TYPE_CHECKING:
     from first_core.settings import Section, Settings
 
 
-def load(
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the settings of a process come from: a file, and options that win over it."""
+
+    path: Path | None
+    """The file; `None`: there is none."""
+    host: PluginHost
+    """The plugins, whose sections stand in the file."""
+    http_listen: str | None = None
+    """Instead of `http.listen`."""
+    grpc_listen: str | None = None
+    """Instead of `grpc.listen`; `off` turns it off."""
+
+    def read(self) -> Settings:
+        """Read and validate the settings; again for each reload.
+
+        Raises:
+            StartupError: As `read_settings`.
+        """
+        settings = read_settings(self.path, self.host)
+        core, sections = settings.core, dict(settings.sections)
+        if self.grpc_listen is not None:
+            listen = None if self.grpc_listen == "off" else self.grpc_listen
+            core = _with(core, "grpc", _with(core.grpc, "listen", listen))
+        if self.http_listen is not None:
+            if "http" not in sections:
+                raise SettingsError("--http: no HTTP front is installed; see first-gateway-http")
+            sections["http"] = _with(sections["http"], "listen", self.http_listen)
+        if "format" not in core.log.model_fields_set and sys.stderr.isatty():
+            core = _with(core, "log", _with(core.log, "format", "text"))
+        return replace(settings, core=core, sections=sections)
+
+
+def source(
     path: Path | None, *, http_listen: str | None = None, grpc_listen: str | None = None
-) -> tuple[Settings, PluginHost]:
-    """Load plugins and settings; options of the command line win over the file.
+) -> Source:
+    """Load the plugins, and return where settings are read from.
 
     Raises:
-        StartupError: As `load_host` and `read_settings`.
+        StartupError: As `load_host`.
     """
-    host = load_host(path)
-    settings = read_settings(path, host)
-    core, sections = settings.core, dict(settings.sections)
-    if grpc_listen is not None:
-        listen = None if grpc_listen == "off" else grpc_listen
-        core = _with(core, "grpc", _with(core.grpc, "listen", listen))
-    if http_listen is not None:
-        if "http" not in sections:
-            raise SettingsError("--http: no HTTP front is installed; see first-gateway-http")
-        sections["http"] = _with(sections["http"], "listen", http_listen)
-    if "format" not in core.log.model_fields_set and sys.stderr.isatty():
-        core = _with(core, "log", _with(core.log, "format", "text"))
-    return replace(settings, core=core, sections=sections), host
+    return Source(path, load_host(path), http_listen, grpc_listen)
 
 
 def _with(section: Any, field: str, value: object) -> Any:

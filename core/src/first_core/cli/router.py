@@ -26,12 +26,13 @@ def command(config: Path | None, grpc_listen: str | None) -> None:
     from first_core.cli.loops import run  # noqa: PLC0415
     from first_core.errors import SettingsError  # noqa: PLC0415
 
-    settings, host = processes.load(config, grpc_listen=grpc_listen)
+    source = processes.source(config, grpc_listen=grpc_listen)
+    settings = source.read()
     if settings.core.grpc.listen is None:
         raise SettingsError("grpc.listen: a router alone must listen; set an address")
 
     async def work() -> None:
-        process = Process(settings, host, with_fronts=False)
+        process = Process(settings, source.host, with_fronts=False, read=source.read)
         await processes.serve(process, Announcement(settings, process.router))
 
     run(work())

@@ -30,10 +30,11 @@ def command(config: Path | None, http_listen: str | None, grpc_listen: str | Non
     from first_core.cli.announcement import Announcement  # noqa: PLC0415
     from first_core.cli.loops import run  # noqa: PLC0415
 
-    settings, host = processes.load(config, http_listen=http_listen, grpc_listen=grpc_listen)
+    source = processes.source(config, http_listen=http_listen, grpc_listen=grpc_listen)
+    settings = source.read()
 
     async def work() -> None:
-        process = Process(settings, host)
+        process = Process(settings, source.host, read=source.read)
         await processes.serve(process, Announcement(settings, process.router))
 
     run(work())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from first_core.clock import Clock
+    from first_core.plugin.registers import PluginSettings
     from first_core.telemetry import Telemetry
 
 
@@ -36,6 +37,15 @@ class Front(ABC):
         Raises:
             StartupError: The address cannot be bound.
         """
+
+    def configure(self, settings: PluginSettings) -> frozenset[str]:
+        """Take new settings as far as that is possible while it listens.
+
+        Returns:
+            What was taken, as `section.field`; the rest needs a restart.
+        """
+        del settings
+        return frozenset()
 
     @property
     def in_flight_count(self) -> int:

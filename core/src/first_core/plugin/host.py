@@ -122,7 +122,7 @@ class PluginHost:
 
     def backends(self, settings: PluginSettings) -> BackendRegister:
         """Ask for backends."""
-        register = BackendRegister("backend kind")
+        register = BackendRegister("backend kind", settings)
         self._manager.hook.first_register_backends(register=register, settings=settings)
         return register
 

@@ -60,7 +60,41 @@ class Register(Generic[T]):
 
 
 class BackendRegister(Register[BackendFactory]):
-    """Takes a backend's kind and the factory that makes it."""
+    """Takes a backend's kind and the factory that makes it, and notes the sections that it reads.
+
+    Args:
+        thing: What is offered.
+        settings: What the hooks are handed with it.
+    """
+
+    def __init__(self, thing: str, settings: PluginSettings) -> None:
+        super().__init__(thing)
+        self._settings = settings
+        self._keys: dict[str, set[str]] = {}
+        self._last_keys: set[str] = set()
+
+    def __call__(self, name: str, offer: BackendFactory) -> None:
+        """Take `offer` under `name`.
+
+        Raises:
+            PluginConflictError: The name is taken.
+        """
+        # Plugins are asked one by one, so what was read since the last offer is this one's; a
+        # second offer of the same plugin has read nothing further.
+        keys = self._settings.take_read_keys() or self._last_keys
+        self._last_keys = keys
+        self._keys[name] = set(keys)
+
+        def make(context: BackendContext) -> Backend:
+            backend = offer(context)
+            self._keys[name] |= self._settings.take_read_keys()
+            return backend
+
+        super().__call__(name, make)
+
+    def section_keys(self, name: str) -> frozenset[str]:
+        """Return the keys of the sections that the backend `name` is made from."""
+        return frozenset(self._keys[name])
 
 
 class FrontRegister(Register[FrontFactory]):
@@ -83,7 +117,8 @@ class PluginSettings:
     """Hands out the validated sections of the settings by their model."""
 
     def __init__(self, sections: dict[str, Section]) -> None:
-        self._by_model: dict[type[Section], Section] = {type(s): s for s in sections.values()}
+        self._by_model = {type(section): (key, section) for key, section in sections.items()}
+        self._read_keys: set[str] = set()
 
     def section(self, model: type[S]) -> S:
         """Return the section whose model is `model`.
@@ -91,7 +126,13 @@ class PluginSettings:
         Raises:
             SettingsError: No hook offered that section.
         """
-        section = self._by_model.get(model)
+        key, section = self._by_model.get(model, ("", None))
         if not isinstance(section, model):
             raise SettingsError(f"no plugin offered a settings section {model.__name__}")
+        self._read_keys.add(key)
         return section
+
+    def take_read_keys(self) -> set[str]:
+        """Return the keys of the sections that were handed out since the last look."""
+        keys, self._read_keys = self._read_keys, set()
+        return keys

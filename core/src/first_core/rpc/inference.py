@@ -32,6 +32,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._relay = relay
         self._max_body_bytes = max_body_bytes
 
+    def configure(self, *, max_body_bytes: int) -> None:
+        """Take calls with bodies up to another size from now on."""
+        self._max_body_bytes = max_body_bytes
+
     async def Call(  # noqa: N802 - the name of the RPC
         self, request: inference_pb2.CallRequest, context: Any
     ) -> inference_pb2.CallResponse:
