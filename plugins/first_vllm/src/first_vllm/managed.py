@@ -146,7 +146,6 @@ class ManagedServer:
         pause_s = settings.restart_min_s * 2.0 ** min(self._failure_count - 1, 30)
         if self._is_hopeless:
             pause_s = settings.restart_max_s
-        self._show(EndpointState.DOWN, failure)
         await self._clock.sleep(min(pause_s, settings.restart_max_s))
         if settings.start == "always":
             self._is_wanted = True
@@ -162,7 +161,7 @@ class ManagedServer:
         try:
             port = choose_port(self._settings.port)
         except OSError as exc:
-            return str(exc.strerror)
+            return self._failed(str(exc.strerror), [])
         if not self._is_hopeless:
             self._show(EndpointState.STARTING, ready_in_s=self._start_s)
         run = Run(
@@ -175,23 +174,18 @@ class ManagedServer:
         try:
             await run.start()
             failure = await self._serve(run)
-            if failure is not None:
-                self._show(EndpointState.DOWN, failure)
+            return failure and self._failed(failure, run.ring.lines())
         except OSError as exc:
-            failure = f"no process can be started: {exc.strerror}"
+            return self._failed(f"no process can be started: {exc.strerror}", [])
         finally:
             self._server = None
             await run.stop()
-        if failure is not None:
-            _log.error(
-                "managed server failed",
-                extra={
-                    "model": self._settings.model,
-                    "reason": failure,
-                    "lines": run.ring.lines(),
-                },
-            )
-        return failure
+
+    def _failed(self, reason: str, lines: list[str]) -> str:
+        extra = {"model": self._settings.model, "reason": reason, "lines": lines}
+        _log.error("managed server failed", extra=extra)
+        self._show(EndpointState.DOWN, reason)
+        return reason
 
     async def _serve(self, run: Run) -> str | None:
         """Serve until it fails, returning why, or until nobody uses it."""

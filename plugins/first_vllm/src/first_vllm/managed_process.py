@@ -174,18 +174,20 @@ class GuardedProcess:
         return f"{how}: {words}" if words else how
 
     async def stop(self) -> None:
-        """End it and wait until nothing of it is left; safe to repeat."""
+        """End it and wait until nothing of it is left, also when cancelled; safe to repeat."""
         if self._process.stdin is not None:
             self._process.stdin.close()  # what the guard waits for
         longest_s = self._stop_grace_s + GUARD_GRACE_S
         timer = self._clock.call_later(longest_s, self._give_up)
-        try:
-            await asyncio.shield(self._ended)
-        except asyncio.CancelledError:
-            if not self._ended.cancelled():
-                raise
-        finally:
-            timer.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while not self._ended.done():
+            try:
+                await asyncio.wait({self._ended})
+            except asyncio.CancelledError as exc:  # the wait has its bound; haste leaves remains
+                cancelled = exc
+        timer.cancel()
+        if cancelled is not None:
+            raise cancelled
 
     def _give_up(self) -> None:
         _log.error("managed server does not end", extra={"pid": self._process.pid})

@@ -94,10 +94,10 @@ class Run:
 
     async def stop(self) -> None:
         """End the process and all that looks at it; safe to repeat."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
         try:
+            if self._follower is not None:
+                self._follower.cancel()
+                await asyncio.wait({self._follower})
             await self.server.upstream.stop()
         finally:
             if self._process is not None:
