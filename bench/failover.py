@@ -15,7 +15,7 @@ from bench.load import Work, chat, learn
 from bench.measure import Sample
 from bench.outage import outage
 from bench.pairs import KINDS, Kind, Pair
-from bench.processes import NotReadyError
+from bench.processes import NotReadyError, Others
 from bench.scenarios import Cast, Scenario, Stage
 from bench.sheets import Sheet, SheetRow
 from bench.stats import percentile
@@ -79,6 +79,7 @@ async def measure_failover(stage: Stage) -> dict[str, Sample]:
             }
             for pair in (*timed.values(), *broken.values()):
                 await _wait_primary(gateway, Caller(port, works[pair.model]), pair)
+            others = Others(stage.core, gateway.pids())
             samples: dict[str, Sample] = {}
             for name, pair in timed.items():
                 times = await _timed(pair, port, works[pair.model], quick=stage.quick)
@@ -86,6 +87,8 @@ async def measure_failover(stage: Stage) -> dict[str, Sample]:
             for name, sample in (await _outages(stage, broken, port, works)).items():
                 samples[name].numbers |= sample.numbers
                 samples[name].errors += sample.errors
+            for sample in samples.values():
+                sample.numbers["foreign_ratio"] = others.ratio()
     return samples
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
 import time
 from typing import TYPE_CHECKING, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from bench.inside import build, report
 from bench.lag import lag_samples
 from bench.measure import Sample
+from bench.processes import Others
 from bench.scenarios import Scenario, Stage
 from bench.sheets import Bound, Sheet, SheetRow
 from first_core.domain.fair_queue import FairQueue
@@ -52,6 +54,7 @@ def batch_us(run: Callable[[], int]) -> float:
 async def measure_micro(stage: Stage) -> dict[str, Sample]:
     """Policies, queue, catalog, lag: one after the other."""
     samples: dict[str, Sample] = {}
+    others = Others(stage.load_core, [os.getpid()])
     router = await _router_of_policies()
     for policy in POLICIES:
         samples[policy] = Sample(_policy(router, policy))
@@ -60,6 +63,7 @@ async def measure_micro(stage: Stage) -> dict[str, Sample]:
         samples[str(count)] = Sample({"queue_us": _queue(count)})
     samples["catalog"] = Sample(await _catalog())
     samples |= await lag_samples(_endpoints(0), _endpoints(1), _models(), quick=stage.quick)
+    samples["catalog"].numbers["foreign_ratio"] = others.ratio()
     return samples
 
 

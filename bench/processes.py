@@ -203,6 +203,25 @@ def core_busy_s(core: int) -> float:
     return 0.0
 
 
+class Others:
+    """How much of a core others use from now on."""
+
+    def __init__(self, core: int, pids: list[int]) -> None:
+        self._core = core
+        self._pids = pids
+        self._begin = self._look()
+
+    def _look(self) -> tuple[float, float, float]:
+        return time.perf_counter(), core_busy_s(self._core), cpu_s(self._pids)
+
+    def ratio(self) -> float:
+        """Share of the core, 0 to 1, that somebody else than `pids` has used since."""
+        wall_s, busy_s, own_s = (
+            now - then for now, then in zip(self._look(), self._begin, strict=True)
+        )
+        return max(0.0, (busy_s - own_s) / wall_s)
+
+
 def raise_file_limit() -> int:
     """Open files as many as allowed, here and in all children; how many that is."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

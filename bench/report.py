@@ -83,7 +83,7 @@ def _foreign(results: Results) -> str:
         return ""
     loud = " **Not a quiet machine: take no figure from this.**" if found.median > 0.1 else ""
     return (
-        f"Core of the systems used by others meanwhile: median {100 * found.median:.0f} %, "
+        f"Core under test used by others meanwhile: median {100 * found.median:.0f} %, "
         f"at most {100 * found.high:.0f} %.{loud}"
     )
 
