@@ -307,6 +307,17 @@ async def test_an_end_mark_that_is_missing_is_added(single, sim):
     assert (await single.watch.wait(1))[0].error_reason == ""
 
 
+async def test_an_error_after_the_finish_hurts_nothing(single, sim):
+    """Once the finish reason is out the answer is whole, so a late error is not passed on."""
+    whole = await single.chat(stream=True)
+    sim.faults.add(ErrorInside(after_events=len(whole.events) - 1))
+
+    answer = await single.chat(stream=True)
+
+    assert text_of(answer) == text_of(whole)
+    assert answer.events[-1] == DONE
+
+
 async def test_a_second_end_is_not_passed_on(single, sim):
     """What a server says after its end mark reaches nobody."""
     whole = await single.chat(stream=True)

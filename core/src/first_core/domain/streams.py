@@ -223,6 +223,8 @@ class ChoiceReader(StreamReader):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return True  # not ours to judge: passed on as it came
         if _is_error(found):
+            if self.complete:
+                return False  # the answer is whole: no more can break, and the client has it all
             raise StreamFailedError(data)
         self._text_done = self._text_done or found.type == "transcript.text.done"
         for choice in found.choices or ():
@@ -301,6 +303,8 @@ class TypedReader(StreamReader):
             return True
         said = bytes(found.error) not in (b"", b"null")
         if found.type == "error" or (said and not found.type):
+            if self._complete:
+                return False
             raise StreamFailedError(data)
         self._add_usage(found)
         self._complete = self._complete or found.type in self._ends
