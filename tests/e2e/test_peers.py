@@ -214,12 +214,14 @@ async def test_lists_show_all_models_at_both(pair):
     assert names == [["both", "x", "y"]] * 2
 
 
+PLAIN = '{{ "x-unknown":[1.0,1e400,-0], "model":"y",\n "messages": {} }}'
+USAGE = '{{"stream":true,"stream_options":{{"include_usage":true}},"model" :"y","messages":{}}}'
+ANTHROPIC = '{{"stream":true,"max_tokens":20,"messages":{},"x":"\\u00e9","model":"y"}}'
 BODIES = [
-    ("/v1/chat/completions", '{{ "x-unknown":[1.0,1e400,-0], "model":"y",\n "messages": {} }}'),
-    ("/v1/chat/completions", '{{"stream":true,"n":2, "stream_options":{{"include_usage":true}},'
-                             '"model" :"y","messages":{}}}'),  # noqa: ISC004 - one body
-    ("/v1/messages", '{{"stream":true,"max_tokens":20,"messages":{},"x":"\\u00e9","model":"y"}}'),
-]  # fmt: skip
+    ("/v1/chat/completions", PLAIN),
+    ("/v1/chat/completions", USAGE),
+    ("/v1/messages", ANTHROPIC),
+]
 
 
 @pytest.mark.parametrize(("path", "template"), BODIES)
