@@ -143,6 +143,23 @@ class RouterClient:
         return list(response.endpoints)
 
 
+    async def explain_route(
+        self, request: catalog_pb2.ExplainRouteRequest, *, metadata: Metadata = ()
+    ) -> catalog_pb2.ExplainRouteResponse:
+        """Return where a call would go now, and why; nothing is called.
+
+        Raises:
+            NotFoundError: There is no such model.
+        """
+        try:
+            response: catalog_pb2.ExplainRouteResponse = await self._catalog.ExplainRoute(
+                request, metadata=metadata
+            )
+        except aio.AioRpcError as exc:
+            raise error_from_rpc(exc) from exc
+        return response
+
+
 async def _pull(call: Any, receive: Receive) -> None:
     try:
         while (message := await call.read()) is not EOF:

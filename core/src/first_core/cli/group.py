@@ -19,6 +19,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "gateway": ("gateway", "Run the front alone, before a router elsewhere."),
     "chat": ("chat", "Talk to a model through a router, over gRPC."),
     "models": ("models", "List models and endpoints, with their state."),
+    "route": ("route", "Explain where a call would go, and why."),
     "plugins": ("plugins", "List the plugins that are installed."),
     "config": ("config", "Check the settings file, or print its schema."),
     "sim": ("sim", "Run a simulated inference server that behaves as vLLM does."),

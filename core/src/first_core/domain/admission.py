@@ -69,6 +69,21 @@ class Entry:
         self.endpoint.gate.leave()
 
 
+def with_room(targets: Sequence[Target], now_s: float, *, panics: bool = True) -> list[Target]:
+    """Return the targets that take a call at once.
+
+    Args:
+        targets: Where it may go.
+        now_s: Monotonic time.
+        panics: Whether one whose breaker is open will do where there is no other.
+    """
+    usable = [t for t in targets if t.endpoint.takes_calls()]
+    if not usable and panics:
+        last = _last_resort(targets, now_s)
+        usable = [] if last is None else [last]
+    return [t for t in usable if t.endpoint.gate.has_room]
+
+
 class Admission:
     """Chooses endpoints with room, and holds calls that find none.
 
@@ -97,11 +112,7 @@ class Admission:
             targets: Where it may go.
             panics: Whether one whose breaker is open will do where there is no other.
         """
-        usable = [t for t in targets if t.endpoint.takes_calls()]
-        if not usable and panics:
-            last = _last_resort(targets, self._clock.monotonic())
-            usable = [] if last is None else [last]
-        free = [t for t in usable if t.endpoint.gate.has_room]
+        free = with_room(targets, self._clock.monotonic(), panics=panics)
         if not free:
             return None
         target = free[0] if len(free) == 1 else policy.choose(request, free)
@@ -137,6 +148,7 @@ class Admission:
         budget_s = self._budget_s(targets, terms)
         error = self._refusal(targets, budget_s)
         if budget_s <= 0 or error is not None:
+            _wake(targets)  # who comes back after the time told finds it started
             raise error or self._no_room(targets)
         return await self._wait(targets, find, terms, budget_s, tell)
 
@@ -166,9 +178,11 @@ class Admission:
         if not ready:
             best = min(targets, key=lambda t: _STATE_ORDER.index(t.endpoint.state))
             state = best.endpoint.state.name.lower()
+            reason = best.report.state_reason
             return EndpointColdError(
-                f"the model {model!r} is not ready: its endpoint is {state}",
-                metadata={"model": model, "state": state},
+                f"the model {model!r} is not ready: its endpoint is {state}"
+                + (f" ({reason})" if reason else ""),
+                metadata={"model": model, "state": state, "state_reason": reason},
                 retry_after_s=_soonest_s(targets) or COLD_RETRY_AFTER_S,
             )
         now_s = self._clock.monotonic()

@@ -118,6 +118,7 @@ class Catalog:
         self._clock = clock
         self._tune = tune
         self._by_backend: dict[str, dict[EndpointId, Endpoint]] = {}
+        self._publishers: dict[str, Backend] = {}
         self._by_model: dict[str, tuple[Endpoint, ...]] = {}
         self._sorted: list[Endpoint] | None = None
         self._changed = asyncio.Event()
@@ -127,6 +128,7 @@ class Catalog:
     def publisher(self, kind: str, backend: Backend) -> Publish:
         """Return what a backend calls with all its endpoints as they stand now."""
         self._by_backend.setdefault(kind, {})
+        self._publishers[kind] = backend
 
         def publish(reports: Sequence[EndpointReport]) -> None:
             self._publish(kind, backend, reports)
@@ -134,15 +136,16 @@ class Catalog:
         return publish
 
     def _publish(self, kind: str, backend: Backend, reports: Sequence[EndpointReport]) -> None:
-        known = self._by_backend.get(kind, {})
+        if self._publishers.get(kind) is not backend:
+            return  # it was withdrawn or replaced, and did not know yet
+        known = self._by_backend[kind]
         now = self._clock.time()
         found: dict[EndpointId, Endpoint] = {}
         changed = False
         for report in reports:
             endpoint = known.get(report.id)
             if endpoint is None or endpoint.backend is not backend:
-                endpoint = found[report.id] = self._new(kind, backend, report)
-                endpoint.update(report, now)
+                found[report.id] = self._new(kind, backend, report)
             else:
                 found[report.id] = endpoint
                 if report is not endpoint.report:
@@ -163,6 +166,7 @@ class Catalog:
 
     def withdraw(self, kind: str) -> None:
         """Forget a backend and its endpoints. Calls in flight keep what they have."""
+        self._publishers.pop(kind, None)
         for endpoint in self._by_backend.pop(kind, {}).values():
             endpoint.depart()
         self._index()
@@ -202,6 +206,10 @@ class Catalog:
     def model_names(self) -> list[str]:
         """Return what endpoints call their models, sorted."""
         return sorted(self._by_model)
+
+    def now_s(self) -> float:
+        """Return the monotonic time of its clock."""
+        return self._clock.monotonic()
 
     def next_change(self) -> asyncio.Event:
         """Return an event that is set when something is published from now on."""

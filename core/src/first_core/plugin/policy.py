@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -75,6 +76,13 @@ class RoutingPolicy(ABC):
             candidates: One or more, in configured order; those that failed in this call, or have
                 no room, are not among them.
         """
+
+    def preview(self, request: RouteRequest, candidates: Sequence[C]) -> C:
+        """Return the candidate that `choose` would return, and change no state.
+
+        A copy of the policy is asked. Override it where a copy is not possible.
+        """
+        return copy.deepcopy(self).choose(request, candidates)
 
     @abstractmethod
     def explain(self, request: RouteRequest, candidate: Candidate) -> str:

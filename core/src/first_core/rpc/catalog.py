@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from first_core.errors import NotFoundError
+from first_core.domain.explaining import Wish, explain_route
+from first_core.errors import InvalidRequestError, NotFoundError
 from first_core.plugin import ActiveCalls
 from first_core.rpc.counted import counted
 from first_core.rpc.edges import abort, send
+from first_core.types import Pin
 from first_core.wire import convert
 from first_proto.v1 import catalog_pb2, catalog_pb2_grpc
 
@@ -60,6 +62,31 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         """List the endpoints."""
         found = [e for e in self._catalog.endpoints() if request.model in ("", e.id.model)]
         return catalog_pb2.ListEndpointsResponse(endpoints=map(convert.endpoint_message, found))
+
+    async def ExplainRoute(  # noqa: N802 - the name of the RPC
+        self, request: catalog_pb2.ExplainRouteRequest, context: Any
+    ) -> catalog_pb2.ExplainRouteResponse:
+        """Tell where a call would go."""
+        operation = convert.operation_of(request.operation)
+        if operation is None:
+            known = InvalidRequestError("`operation` is not known", metadata={"field": "operation"})
+            await abort(known, context)
+        found = explain_route(
+            self._routes(),
+            Wish(
+                request.model,
+                operation,
+                Pin(request.cluster, request.framework, request.replica),
+                request.session_key,
+            ),
+            self._catalog.now_s(),
+        )
+        if found is None:
+            error = NotFoundError(
+                f"the model {request.model!r} does not exist", metadata={"model": request.model}
+            )
+            await abort(error, context)
+        return convert.explanation_message(found)
 
     async def WatchEndpoints(  # noqa: N802 - the name of the RPC
         self, _request: catalog_pb2.WatchEndpointsRequest, context: Any

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from first_core.domain.bounds import UNBOUNDED
 from first_core.domain.calls import Head, IncomingCall, Trailer
 from first_core.domain.fair_queue import Priority
 from first_core.errors import InvalidRequestError
@@ -19,6 +20,7 @@ from first_proto.v1 import catalog_pb2, common_pb2, inference_pb2
 if TYPE_CHECKING:
     from first_core.domain.admission import Progress
     from first_core.domain.catalog import Endpoint
+    from first_core.domain.explaining import Explanation, Verdict
     from first_core.domain.routes import Model
 
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
@@ -166,6 +168,43 @@ def endpoint_message(endpoint: Endpoint) -> catalog_pb2.Endpoint:
         message.load.running_count = report.load.running_count or 0
         message.load.waiting_count = report.load.waiting_count or 0
         message.load.cache_usage_ratio = report.load.cache_usage_ratio or 0.0
+    return message
+
+
+def operation_of(number: int) -> Operation | None:
+    """Return an operation, chat where none is named; `None`: it is not known."""
+    return Operation.CHAT if number == 0 else _OPERATIONS.get(number)
+
+
+def explanation_message(found: Explanation) -> catalog_pb2.ExplainRouteResponse:
+    """Return where a call would go."""
+    return catalog_pb2.ExplainRouteResponse(
+        model=found.model,
+        policy=found.policy,
+        candidates=map(_candidate_message, found.candidates),
+        fallbacks=found.fallbacks,
+        outcome=found.outcome,
+    )
+
+
+def _candidate_message(verdict: Verdict) -> catalog_pb2.RouteCandidate:
+    target, endpoint = verdict.target, verdict.target.endpoint
+    message = catalog_pb2.RouteCandidate(
+        endpoint=endpoint_message(endpoint),
+        chosen=verdict.chosen,
+        reason=verdict.reason,
+        policy_note=verdict.policy_note,
+        weight=target.weight,
+        in_flight_count=target.outstanding_count,
+        queued_count=target.queued_count,
+        breaker_open=endpoint.breaker.is_open,
+    )
+    if endpoint.gate.bound.limit < UNBOUNDED:
+        message.in_flight_limit = endpoint.gate.bound.limit
+    if target.first_chunk_s is not None:
+        message.first_chunk_time.CopyFrom(_duration(target.first_chunk_s))
+    if verdict.spared_s > 0:
+        message.spared_time.CopyFrom(_duration(verdict.spared_s))
     return message
 
 

@@ -104,3 +104,59 @@ class EndpointLoad(_message.Message):
     waiting_count: int
     cache_usage_ratio: float
     def __init__(self, running_count: _Optional[int] = ..., waiting_count: _Optional[int] = ..., cache_usage_ratio: _Optional[float] = ...) -> None: ...
+
+class ExplainRouteRequest(_message.Message):
+    __slots__ = ("model", "operation", "cluster", "framework", "replica", "session_key")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    FRAMEWORK_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    SESSION_KEY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    operation: _common_pb2.Operation
+    cluster: str
+    framework: str
+    replica: str
+    session_key: str
+    def __init__(self, model: _Optional[str] = ..., operation: _Optional[_Union[_common_pb2.Operation, str]] = ..., cluster: _Optional[str] = ..., framework: _Optional[str] = ..., replica: _Optional[str] = ..., session_key: _Optional[str] = ...) -> None: ...
+
+class ExplainRouteResponse(_message.Message):
+    __slots__ = ("model", "policy", "candidates", "fallbacks", "outcome")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    FALLBACKS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    policy: str
+    candidates: _containers.RepeatedCompositeFieldContainer[RouteCandidate]
+    fallbacks: _containers.RepeatedScalarFieldContainer[str]
+    outcome: str
+    def __init__(self, model: _Optional[str] = ..., policy: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[RouteCandidate, _Mapping]]] = ..., fallbacks: _Optional[_Iterable[str]] = ..., outcome: _Optional[str] = ...) -> None: ...
+
+class RouteCandidate(_message.Message):
+    __slots__ = ("endpoint", "chosen", "reason", "policy_note", "weight", "in_flight_count", "in_flight_limit", "queued_count", "first_chunk_time", "breaker_open", "spared_time")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    POLICY_NOTE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_CHUNK_TIME_FIELD_NUMBER: _ClassVar[int]
+    BREAKER_OPEN_FIELD_NUMBER: _ClassVar[int]
+    SPARED_TIME_FIELD_NUMBER: _ClassVar[int]
+    endpoint: Endpoint
+    chosen: bool
+    reason: str
+    policy_note: str
+    weight: float
+    in_flight_count: int
+    in_flight_limit: int
+    queued_count: int
+    first_chunk_time: _duration_pb2.Duration
+    breaker_open: bool
+    spared_time: _duration_pb2.Duration
+    def __init__(self, endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., chosen: _Optional[bool] = ..., reason: _Optional[str] = ..., policy_note: _Optional[str] = ..., weight: _Optional[float] = ..., in_flight_count: _Optional[int] = ..., in_flight_limit: _Optional[int] = ..., queued_count: _Optional[int] = ..., first_chunk_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., breaker_open: _Optional[bool] = ..., spared_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

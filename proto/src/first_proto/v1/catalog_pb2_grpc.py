@@ -55,6 +55,11 @@ class CatalogServiceStub:
                 request_serializer=first_dot_v1_dot_catalog__pb2.WatchEndpointsRequest.SerializeToString,
                 response_deserializer=first_dot_v1_dot_catalog__pb2.WatchEndpointsResponse.FromString,
                 _registered_method=True)
+        self.ExplainRoute = channel.unary_unary(
+                '/first.v1.CatalogService/ExplainRoute',
+                request_serializer=first_dot_v1_dot_catalog__pb2.ExplainRouteRequest.SerializeToString,
+                response_deserializer=first_dot_v1_dot_catalog__pb2.ExplainRouteResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer:
@@ -97,6 +102,15 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainRoute(self, request, context):
+        """Tells where a call would go now, and why. Nothing is called and nothing changes.
+
+        Idempotent. Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_REQUEST.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -119,6 +133,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.WatchEndpoints,
                     request_deserializer=first_dot_v1_dot_catalog__pb2.WatchEndpointsRequest.FromString,
                     response_serializer=first_dot_v1_dot_catalog__pb2.WatchEndpointsResponse.SerializeToString,
+            ),
+            'ExplainRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainRoute,
+                    request_deserializer=first_dot_v1_dot_catalog__pb2.ExplainRouteRequest.FromString,
+                    response_serializer=first_dot_v1_dot_catalog__pb2.ExplainRouteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +249,33 @@ class CatalogService:
             '/first.v1.CatalogService/WatchEndpoints',
             first_dot_v1_dot_catalog__pb2.WatchEndpointsRequest.SerializeToString,
             first_dot_v1_dot_catalog__pb2.WatchEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/first.v1.CatalogService/ExplainRoute',
+            first_dot_v1_dot_catalog__pb2.ExplainRouteRequest.SerializeToString,
+            first_dot_v1_dot_catalog__pb2.ExplainRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,
