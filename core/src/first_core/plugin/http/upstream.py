@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from first_core.errors import BackendUnavailableError, OverloadedError
@@ -192,7 +192,13 @@ class HttpUpstream:
         return await self._small("POST", path, headers, timeout_s=timeout_s, max_bytes=max_bytes)
 
     async def _small(
-        self, method: str, path: str, own: Mapping[str, str], *, timeout_s: float, max_bytes: int
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        own: Mapping[str, str],
+        *,
+        timeout_s: float,
+        max_bytes: int,
     ) -> Response:
         request = Request(method, self._target(path), merge(forwarded={}, own=own), b"")
         timeouts = Timeouts(connect_s=timeout_s, first_chunk_s=None, idle_s=None, total_s=timeout_s)
