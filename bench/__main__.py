@@ -25,6 +25,7 @@ from bench.measure import FULL, MEASURES, QUICK, Context, Effort, Sample
 from bench.processes import NotReadyError, Running, raise_file_limit
 from bench.report import report
 from bench.scenarios import Stage
+from bench.sheets import WHOLE
 from bench.suite import SCENARIOS
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Bench:
         for index in range(rounds):
             run = SCENARIOS[name].run(dataclasses.replace(stage, turn=index))
             found = await _quiet(run, SCENARIO_TIMEOUT_S)
-            samples = {"all": found} if isinstance(found, Sample) else found
+            samples = {WHOLE: found} if isinstance(found, Sample) else found
             for column, raw in samples.items():
                 sample = _known(raw)
                 self.errors[name].setdefault(column, Counter()).update(sample.errors)

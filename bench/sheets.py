@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bench.stats import Round, Spread, spread, values
 from bench.table import Errors, Results, record, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+
+WHOLE: Final = "all"
+"""Stands for all columns: where a measure failed as a whole, its errors are kept under this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def _verdict(
     if row.must is None:
         return ""
     columns = row.must.columns or tuple(sheet.columns)
-    wrong = sum(errors.get(column, 0) for column in columns)
+    wrong = sum(errors.get(column, 0) for column in (*columns, WHOLE))
     if wrong:
         return f"**FAIL**: {wrong} errors"
     missed = [c for c in columns if c in cells and not row.must.holds(cells[c].median)]

@@ -52,6 +52,13 @@ def test_wrong_answers_fail_a_must():
     assert sheets.sheet_line(SHEET, AT_LEAST, rounds, {"b": 2}).verdict == "**FAIL**: 2 errors"
 
 
+def test_measure_that_failed_as_a_whole_fails_its_musts():
+    """What could not start is no reason to call the run good."""
+    line = sheets.sheet_line(SHEET, AT_LEAST, [{}], {sheets.WHOLE: 1})
+
+    assert line.verdict == "**FAIL**: 1 errors"
+
+
 def test_markdown_shows_shares_in_percent_and_as_many_cells_in_each_line():
     """A table that renders; a ratio is 0 to 1 inside and a percentage outside."""
     results = {"measure": [{"a": {"share": 0.5}, "b": {"share": 1.0, "lag_ms": 3.0}}]}
