@@ -165,7 +165,7 @@ async def _catalog() -> dict[str, float]:
     same, other = _endpoints(0), _endpoints(1)
     renewed = [
         report("cluster-new", f"new-{index}", running_count=1) if index % 100 == 0 else one
-        for index, one in enumerate(other)
+        for index, one in enumerate(_endpoints(1))
     ]
     first_ms = []
     for _ in range(5):
@@ -185,7 +185,8 @@ async def _catalog() -> dict[str, float]:
 
     return {
         "first_ms": statistics.median(first_ms),
-        "same_ms": batch_us(publishing(same)) / 1e3,
+        # Equal but made anew, as a backend makes them at each look.
+        "same_ms": batch_us(publishing(same, _endpoints(0))) / 1e3,
         "load_ms": batch_us(publishing(other, same)) / 1e3,
         "renewed_ms": batch_us(publishing(renewed, other)) / 1e3,
     }
