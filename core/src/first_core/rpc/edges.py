@@ -56,5 +56,5 @@ async def send(write: Callable[[Any], Awaitable[None]], message: Any) -> None:
     """
     try:
         await write(message)
-    except aio.BaseError as exc:
+    except (aio.BaseError, ConnectionError) as exc:  # the latter in process: the client's socket
         raise asyncio.CancelledError from exc

@@ -97,7 +97,7 @@ class _MessageWriter:
         message = inference_pb2.StreamCallResponse(
             kind=_PROGRESS, progress=convert.progress_message(progress)
         )
-        await self._write(message)
+        await send(self._write, message)
 
     async def head(self, head: Head) -> None:
         message = inference_pb2.StreamCallResponse(kind=_HEAD, head=convert.head_message(head))

@@ -219,7 +219,7 @@ class InferenceRoute:
         except BaseException as exc:
             if not stream.has_begun:
                 raise
-            if isinstance(exc, ConnectionError) and stream.client_has_left:
+            if _is_gone(exc) and stream.client_has_left:
                 span.end(CANCELLED)
                 return stream.answer()  # aiohttp closes the connection when it ends the answer
             error = self._error_of(exc, request_id)
@@ -238,3 +238,12 @@ class InferenceRoute:
             return bug(exc, request_id)
         task = asyncio.current_task()
         return self._gateway.calls.stopped(task) if task is not None else None
+
+
+def _is_gone(exc: BaseException) -> bool:
+    """Tell whether a write failed for want of a client; nobody has cancelled the handler yet."""
+    if isinstance(exc, ConnectionError):
+        return True
+    task = asyncio.current_task()
+    # In process the router knows a client that left as a cancelled call, whoever noticed it first.
+    return isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling()
