@@ -48,6 +48,12 @@ class Running:
         self._process = process
         self.told = ""
 
+    async def type(self, line: str) -> None:
+        """Type a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n".encode())
+        await self._process.stdin.drain()
+
     async def wait_told(self, text: str) -> str:
         """Wait for a line on standard error that holds `text`, and return it."""
         assert self._process.stderr is not None

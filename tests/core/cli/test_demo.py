@@ -62,3 +62,19 @@ async def test_demo_takes_the_next_free_port(cli):
         taken.close()
 
     assert int(address.rpartition(":")[2]) > 8080
+
+
+async def test_federation_goes_on_while_servers_are_killed(cli, chat):
+    """Two gateways serve one model; a typed line kills a server, and the others answer."""
+    ports = ("--port", "0", "--grpc-port", "0")
+    async with cli.running("demo", "--federation", *ports) as demo:
+        address = await demo.address()
+        await demo.wait_told("Ctrl-C ends it")
+        for name in ("north-1", "north-2"):
+            await demo.type(f"kill {name}")
+            await demo.wait_told(f"{name} is killed")
+        answer = await chat(address, "sim-common")
+        told = await demo.wait_told("north: answered by")
+
+    assert answer["choices"][0]["message"]["content"].startswith("(simulated on south-")
+    assert "through south" in told

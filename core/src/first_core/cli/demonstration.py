@@ -39,7 +39,7 @@ async def demonstrate(http: str, grpc: str) -> None:
     Raises:
         StartupError: An address is taken, or the front or the vLLM backend is not installed.
     """
-    _need_plugins()
+    need_plugins()
     async with _clusters() as simulators:
         text = _settings_text(simulators, http, grpc)
         with tempfile.TemporaryDirectory(prefix="first-demo-") as folder:
@@ -52,7 +52,12 @@ async def demonstrate(http: str, grpc: str) -> None:
         await processes.serve(process, DemoAnnouncement(settings, process.router, text))
 
 
-def _need_plugins() -> None:
+def need_plugins() -> None:
+    """Check that what the demo needs is installed.
+
+    Raises:
+        PluginLoadError: It is not.
+    """
     installed = {entry.name for entry in importlib.metadata.entry_points(group=GROUP)}
     missing = [distribution for name, distribution in PLUGINS.items() if name not in installed]
     if missing:
