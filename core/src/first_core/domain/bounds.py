@@ -72,13 +72,17 @@ class AdaptiveBound(Bound):
         self._count = 0
 
     def told(self, load: EndpointLoad, in_flight_count: int) -> None:
-        """Shrink to what runs while calls wait in the engine, grow while none does."""
+        """Shrink to what runs while calls wait in the engine, grow while none does.
+
+        Others may use the engine too, so only our share of its waiting calls is taken for ours.
+        """
         if load.waiting_count is None:
             return
         self._tells = True
         if load.waiting_count > 0:
-            running = in_flight_count - load.waiting_count
-            self.limit = max(LEAST, min(self.limit, running))
+            total = load.waiting_count + (load.running_count or 0)
+            ours = round(load.waiting_count * min(1.0, in_flight_count / total))
+            self.limit = max(LEAST, min(self.limit, in_flight_count - ours))
         else:
             self._grow(in_flight_count)
 
