@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from first_core.app.backends import Backends
+from first_core.domain.call_count import LocalCounts
 from first_core.domain.catalog import Catalog
 from first_core.domain.config import relay_config, tune_for
 from first_core.domain.relay import Relay
@@ -18,6 +19,8 @@ from first_core.rpc.server import add_services
 if TYPE_CHECKING:
     from first_core.app.backends import Change
     from first_core.clock import Clock
+    from first_core.domain.call_count import CountOf
+    from first_core.domain.catalog import Tune
     from first_core.domain.config import RelayConfig
     from first_core.plugin.host import PluginHost
     from first_core.settings import Settings
@@ -32,14 +35,21 @@ class Router:
         host: The plugins.
         telemetry: Of this process.
         clock: The time.
+        count_of: Counts calls in flight; `None`: those of this process alone.
     """
 
     def __init__(
-        self, settings: Settings, host: PluginHost, telemetry: Telemetry, clock: Clock
+        self,
+        settings: Settings,
+        host: PluginHost,
+        telemetry: Telemetry,
+        clock: Clock,
+        count_of: CountOf | None = None,
     ) -> None:
         self._clock = clock
+        self._count_of = count_of or LocalCounts()
         self._policies = host.policies().offers()
-        self.catalog = Catalog(clock, tune_for(settings.core, clock))
+        self.catalog = Catalog(clock, self._tune(settings))
         context = BackendContext(clock=clock, telemetry=telemetry)
         self._backends = Backends(host, context, self.catalog, clock)
         self._backends.make(settings)
@@ -60,6 +70,9 @@ class Router:
     def routes(self) -> Routes:
         """The routes as they are configured now."""
         return self.relay.config.routes
+
+    def _tune(self, settings: Settings) -> Tune:
+        return tune_for(settings.core, self._clock, self._count_of)
 
     def _relay_config(self, settings: Settings) -> RelayConfig:
         routes = Routes(settings.core.routing, self._policies, self.catalog)
@@ -95,7 +108,7 @@ class Router:
         """
         self.relay.configure(self._relay_config(settings))
         self.inference.configure(max_body_bytes=settings.core.limits.max_body_bytes)
-        self.catalog.retune(tune_for(settings.core, self._clock))
+        self.catalog.retune(self._tune(settings))
         return self._backends.apply(change, drain_s=drain_s)
 
     async def stop(self) -> None:

@@ -113,11 +113,12 @@ class Admission:
             panics: Whether one whose breaker is open will do where there is no other.
         """
         free = with_room(targets, self._clock.monotonic(), panics=panics)
-        if not free:
-            return None
-        target = free[0] if len(free) == 1 else policy.choose(request, free)
-        target.endpoint.gate.enter()
-        return Entry(target.endpoint)
+        while free:
+            target = free[0] if len(free) == 1 else policy.choose(request, free)
+            if target.endpoint.gate.enter():
+                return Entry(target.endpoint)
+            free.remove(target)
+        return None
 
     async def enter(
         self,

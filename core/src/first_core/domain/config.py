@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from first_core.domain.admission import Admission
 from first_core.domain.bounds import AdaptiveBound, FixedBound
+from first_core.domain.call_count import LocalCounts
 from first_core.domain.gate import Gate
 from first_core.domain.retries import RetryBudget
 
 if TYPE_CHECKING:
     from first_core.clock import Clock
+    from first_core.domain.call_count import CountOf
     from first_core.domain.catalog import Tune
     from first_core.domain.routes import Routes
     from first_core.settings import CoreSettings, EndpointSettings
@@ -40,8 +42,15 @@ def relay_config(settings: CoreSettings, routes: Routes, clock: Clock) -> RelayC
     )
 
 
-def tune_for(settings: CoreSettings, clock: Clock) -> Tune:
-    """Return what gives endpoints their gate and their bounds in time."""
+def tune_for(settings: CoreSettings, clock: Clock, count_of: CountOf | None = None) -> Tune:
+    """Return what gives endpoints their gate and their bounds in time.
+
+    Args:
+        settings: Of the core.
+        clock: The time.
+        count_of: Gives each gate its count of calls; `None`: one for this process alone.
+    """
+    count_of = count_of or LocalCounts()
     default = settings.timeouts.bounds()
 
     def tune(endpoint: EndpointId) -> tuple[Gate, Timeouts]:
@@ -49,7 +58,8 @@ def tune_for(settings: CoreSettings, clock: Clock) -> Tune:
         limit = "auto" if rule is None else rule.max_in_flight
         bound = AdaptiveBound() if limit == "auto" else FixedBound(limit)
         timeouts = rule.timeouts.bounds() if rule and rule.timeouts else default
-        return Gate(clock, bound, settings.admission.max_queue), timeouts
+        gate = Gate(clock, bound, settings.admission.max_queue, count_of(endpoint))
+        return gate, timeouts
 
     return tune
 

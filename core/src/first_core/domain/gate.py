@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from first_core.domain.bounds import AdaptiveBound
+from first_core.domain.call_count import LocalCount
 from first_core.domain.fair_queue import FairQueue
 
 if TYPE_CHECKING:
     from first_core.clock import Clock
     from first_core.domain.bounds import Bound
+    from first_core.domain.call_count import CallCount
 
 WEIGHT: Final = 0.1
 """Weight of the newest interval in the mean time between two calls that leave."""
@@ -32,6 +34,7 @@ class Gate:
         clock: The time.
         bound: The most calls inside.
         max_queue: The most calls before it.
+        count: Counts who is inside; `None`: the calls of this process alone.
 
     Whether the endpoint behind it takes calls at all is no business of the gate: who waits knows.
     """
@@ -41,30 +44,37 @@ class Gate:
         "_full_since_s",
         "_interval_s",
         "bound",
-        "in_flight_count",
+        "count",
         "queue",
     )
 
-    def __init__(self, clock: Clock, bound: Bound, max_queue: int) -> None:
+    def __init__(
+        self, clock: Clock, bound: Bound, max_queue: int, count: CallCount | None = None
+    ) -> None:
         self._clock = clock
         self._interval_s: float | None = None
         self._full_since_s: float | None = None
         self.bound = bound
-        self.in_flight_count = 0
+        self.count: CallCount = LocalCount() if count is None else count
         self.queue: FairQueue[Waiter] = FairQueue(max_queue)
 
     @property
     def has_room(self) -> bool:
         """Whether a call may go in at once. Whoever waits goes first."""
-        return self.in_flight_count < self.bound.limit and not self.queue.waiting_count
+        return self.count.total < self.bound.limit and not self.queue.waiting_count
 
-    def enter(self) -> None:
-        """Let one call in."""
-        self.in_flight_count += 1
+    @property
+    def in_flight_count(self) -> int:
+        """Calls inside, those of other workers included."""
+        return self.count.total
+
+    def enter(self) -> bool:
+        """Let one call in; `False`: another worker has just taken the last place."""
+        return self.count.try_add(self.bound.limit)
 
     def leave(self) -> None:
         """Let one call out, and the next one in."""
-        self.in_flight_count -= 1
+        self.count.remove()
         if len(self.queue):
             self._learn_interval()
         else:
@@ -84,13 +94,13 @@ class Gate:
 
     def admit_waiting(self) -> None:
         """Let in who waits, as far as there is room. Called too when the endpoint becomes ready."""
-        while self.in_flight_count < self.bound.limit:
+        while True:
             waiter = self.queue.peek()
-            if waiter is None or not waiter.may_enter(self):
+            if waiter is None or not waiter.may_enter(self) or not self.enter():
                 return
             self.queue.pop()
-            if waiter.admit(self):
-                self.in_flight_count += 1
+            if not waiter.admit(self):
+                self.count.remove()
 
     def retune(self, other: Gate) -> None:
         """Take the bounds of another gate; who is in stays in."""
