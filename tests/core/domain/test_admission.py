@@ -418,7 +418,7 @@ async def test_granted_and_cancelled_in_one_moment(world: Any, settled: Any) -> 
     first, second, third = (w.begin(**by(name)) for name in "abc")
     await settled()
     w.endpoint("a").gate.leave()  # lets the second one in
-    w.endpoint("a").gate.enter()
+    w.endpoint("a").gate.count.total += 1
     assert len(w.endpoint("a").gate.queue) == 1
     second.cancel()
     held.end_one()
