@@ -33,7 +33,7 @@ LAST_WORDS_S: Final = 1.0
 MAX_REASON_LENGTH: Final = 200
 """Most characters of a line of the log in a reason."""
 
-_FOLDERS: Final = re.compile(r"(?<![\w.])(?:/[\w.@+~-]+)+/(?=[\w.@+~-])")
+_FOLDERS: Final = re.compile(r"(?<![\w./])(?:/[\w.@+~-]+)+/(?=[\w.@+~-])")
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +193,6 @@ class GuardedProcess:
         _log.error("managed server does not end", extra={"pid": self._process.pid})
         with suppress(ProcessLookupError):
             self._process.kill()
-        self._ended.cancel()
 
 
 def _drop(task: asyncio.Task[None]) -> None:
