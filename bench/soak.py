@@ -213,6 +213,7 @@ async def _break_servers(servers: list[Simulator], draw: random.Random, end_s: f
 def _settings(servers: list[Simulator]) -> dict[str, Any]:
     return {
         "http": {"listen": "127.0.0.1:0", "drain_s": 2},
+        "grpc": {"listen": "127.0.0.1:0"},
         "log": {"level": "error"},
         "vllm": {
             "servers": [
