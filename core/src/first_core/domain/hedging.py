@@ -51,7 +51,7 @@ async def hedged(
         slow = not main.done() and await _is_slow(main, began.result(), clock)
         # A call that already went on to another endpoint has had its second attempt.
         if slow and len(asked) == 1 and rescue.may_continue():
-            other = rescue.run_elsewhere(asked[0], attempt)
+            other = rescue.run_elsewhere(asked, attempt)
             tasks.append(asyncio.ensure_future(other))
         return await _first_of(tasks)
     finally:

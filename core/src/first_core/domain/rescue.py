@@ -111,7 +111,7 @@ class Rescue:
 
     async def run_elsewhere(
         self,
-        where_not: Endpoint | None,
+        where_not: Sequence[Endpoint],
         attempt: Callable[[Endpoint, Attempt], Awaitable[T]],
         *,
         fits: Callable[[Endpoint], bool] = lambda _: True,
@@ -120,7 +120,7 @@ class Rescue:
         """Run one attempt on another endpoint of the model that is being tried now.
 
         Args:
-            where_not: The endpoint that is out of the question.
+            where_not: Endpoints that this call has been at, the last one out of the question.
             attempt: Runs it.
             fits: Tells which endpoints are good for it.
             waits: Whether it waits for room as any call does.
@@ -131,7 +131,8 @@ class Rescue:
         """
         route = self._resolve(self._model)
         ready = [t for t in self.targets(route) if t.endpoint.is_ready and fits(t.endpoint)]
-        others = [t for t in ready if t.endpoint is not where_not]
+        fresh = [t for t in ready if t.endpoint not in where_not]
+        others = fresh or [t for t in ready if t.endpoint is not where_not[-1]]
         request = self._request(route)
         entry = self._admission.try_enter(route.policy, request, others)
         if entry is None and others and waits:

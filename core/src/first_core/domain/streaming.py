@@ -50,7 +50,7 @@ class StreamedAnswer:
         self._asks_usage = one.body.asks_usage
         self._choice_count = one.body.choice_count
         self._transcript: Transcript | None = None
-        self._broke_at: Endpoint | None = None
+        self._was_at: list[Endpoint] = []
 
     async def run(self, rescue: Rescue) -> Trailer:
         """Stream the answer, going on elsewhere where it breaks and that is possible.
@@ -69,7 +69,7 @@ class StreamedAnswer:
             attempt_count = self._one.ledger.attempt_count
             try:
                 return await rescue.run_elsewhere(
-                    self._broke_at, self._continue, fits=self._fits, waits=True
+                    self._was_at, self._continue, fits=self._fits, waits=True
                 )
             except (StreamTruncatedError, BackendTimeoutError) as exc:
                 failure = exc
@@ -170,7 +170,7 @@ class StreamedAnswer:
             transcript=self._transcript,
             continues=ledger.has_begun,
         )
-        self._broke_at = endpoint
+        self._was_at.append(endpoint)
         try:
             await _pour(endpoint, call, sink)
         finally:
