@@ -31,10 +31,6 @@ _TOO_LONG: Final = re.compile(
 Anthropic, llama.cpp's type, older vLLM."""
 
 
-_NOT_THE_CALL: Final = frozenset({401, 402, 407, 408, 429})
-"""4xx that say nothing about the call itself: credential, time, rate."""
-
-
 def is_prompt_too_long(error: FirstError) -> bool:
     """Tell whether the upstream refused the prompt for its length."""
     if not isinstance(error, UpstreamRejectedError) or error.upstream is None:
@@ -43,12 +39,6 @@ def is_prompt_too_long(error: FirstError) -> bool:
     return error.upstream.status in {400, 413, 422} and bool(
         _TOO_LONG.search(error.message) or _TOO_LONG.search(said)
     )
-
-
-def is_refusal(error: FirstError) -> bool:
-    """Tell whether an error event amid a stream refuses this very call, as for its content."""
-    told = error.metadata.get("http_status", "")
-    return told[:1] == "4" and int(told) not in _NOT_THE_CALL
 
 
 def is_silence(error: FirstError) -> bool:

@@ -49,7 +49,7 @@ class Target:
     @property
     def queued_count(self) -> int:
         """Calls of this gateway that wait for it."""
-        return len(self.endpoint.gate.queue)
+        return self.endpoint.gate.queue.waiting_count
 
     @property
     def first_chunk_s(self) -> float | None:
