@@ -41,6 +41,10 @@ class Section(pydantic.BaseModel):
         """
         return {}
 
+    def needs_one_process(self) -> str:
+        """Return what several workers would do twice, for a person; empty: they may share it."""
+        return ""
+
 
 class Secret(Section):
     """Where a secret stands: exactly one of `env` and `file`. Never the secret itself."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from first_core.app.ending import Listener
+    from first_core.app.workers import Worker
     from first_core.plugin import Front
     from first_core.plugin.host import PluginHost
     from first_core.settings import Settings
@@ -41,6 +42,7 @@ class Process:
         with_fronts: Whether clients' fronts listen here.
         clock: The time.
         read: Reads the settings again, for a reload; `None`: there is none.
+        worker: Which one it is, where several share a port; `None`: it is alone.
     """
 
     def __init__(
@@ -52,15 +54,23 @@ class Process:
         with_fronts: bool = True,
         clock: Clock | None = None,
         read: Callable[[], Settings] | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
         core = settings.core
-        self.telemetry = Telemetry(core.telemetry, core.log, self._clock)
+        self._worker = worker
+        self.telemetry = Telemetry(
+            core.telemetry,
+            core.log,
+            self._clock,
+            workers_folder=None if worker is None else worker.metrics_folder,
+        )
         self.router: Router | None = None
         self._grpc: GrpcServer | None = None
         if router_target is None:
-            self.router = Router(settings, host, self.telemetry, self._clock)
+            counts = None if worker is None else worker.counts()
+            self.router = Router(settings, host, self.telemetry, self._clock, counts)
             if core.grpc.listen is not None:
                 self._grpc = GrpcServer(
                     core.grpc,
@@ -68,6 +78,7 @@ class Process:
                     self.router.catalog_servicer,
                     clock=self._clock,
                     drain_s=core.drain_s,
+                    reuse_port=worker is not None,
                 )
         self._peers = self._peer_server()
         self._router_target = router_target
@@ -80,6 +91,7 @@ class Process:
         self.reloader = Reloader(
             settings, read or (lambda: settings), self.router, lambda: self._fronts
         )
+        self._ending: Ending | None = None
         self._watch: FileWatch | None = None
         if core.reload.watch and settings.source is not None:
             interval_s = core.reload.watch_interval_s
@@ -137,7 +149,9 @@ class Process:
             self._undo.append(self._peers.stop)
             addresses.append(f"peer://{await self._peers.start()}")
         metrics_listen = self._settings.core.telemetry.metrics_listen
-        if not self._front_offers and metrics_listen:
+        # One worker tells the sums of all; its successor does if it dies.
+        leads = self._worker is None or self._worker.leads
+        if not self._front_offers and metrics_listen and leads:
             address = self.telemetry.metrics.serve(ListenAddress.parse(metrics_listen))
             host = f"[{address.host}]" if ":" in address.host else address.host
             addresses.append(f"http://{host}:{address.port}/metrics")
@@ -170,6 +184,12 @@ class Process:
         while self._undo:
             await self._undo.pop()()
 
+    def end_now(self) -> None:
+        """End `run` as two signals do: without waiting for calls in flight."""
+        if self._ending is not None:
+            self._ending.ask()
+            self._ending.ask()
+
     async def run(
         self,
         started: Callable[[list[str]], None],
@@ -184,6 +204,7 @@ class Process:
             tell: Takes what a person should know of the end.
         """
         ending = Ending(self, self._settings.core.drain_s, tell or _tell_log)
+        self._ending = ending
         with ending.on_signals():
             try:
                 addresses = await self.start()

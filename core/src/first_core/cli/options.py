@@ -68,4 +68,15 @@ required_router = click.option(
     help=_ROUTER_HELP,
 )
 
+workers = click.option(
+    "--workers",
+    "worker_count",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes that share the port. Bounds on calls in flight hold for all together.",
+)
+
+worker = click.option("--worker", "worker", hidden=True, help="Which worker this process is.")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from first_core.app import load_host, read_settings
+from first_core.app.workers import Worker
 from first_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Source:
     """Instead of `http.listen`."""
     grpc_listen: str | None = None
     """Instead of `grpc.listen`; `off` turns it off."""
+    worker: Worker | None = None
+    """Which worker this process is, where several share a port."""
 
     def read(self) -> Settings:
         """Read and validate the settings; again for each reload.
@@ -50,20 +54,27 @@ class Source:
             if "http" not in sections:
                 raise SettingsError("--http: no HTTP front is installed; see first-gateway-http")
             sections["http"] = _with(sections["http"], "listen", self.http_listen)
+        if self.worker is not None and "http" in sections:
+            sections["http"] = _with(sections["http"], "reuse_port", value=True)
         if "format" not in core.log.model_fields_set and sys.stderr.isatty():
             core = _with(core, "log", _with(core.log, "format", "text"))
         return replace(settings, core=core, sections=sections)
 
 
 def source(
-    path: Path | None, *, http_listen: str | None = None, grpc_listen: str | None = None
+    path: Path | None,
+    *,
+    http_listen: str | None = None,
+    grpc_listen: str | None = None,
+    worker: str | None = None,
 ) -> Source:
     """Load the plugins, and return where settings are read from.
 
     Raises:
         StartupError: As `load_host`.
     """
-    return Source(path, load_host(path), http_listen, grpc_listen)
+    which = None if worker is None else Worker.parse(worker)
+    return Source(path, load_host(path), http_listen, grpc_listen, which)
 
 
 def _with(section: Any, field: str, value: object) -> Any:
@@ -71,18 +82,25 @@ def _with(section: Any, field: str, value: object) -> Any:
     return copy
 
 
-async def serve(process: Process, announcement: Announcement) -> None:
+async def serve(process: Process, announcement: Announcement, worker: Worker | None = None) -> None:
     """Run a process until SIGINT or SIGTERM, and tell a person on standard error what it does.
 
     Args:
         process: Not started yet.
         announcement: What is told.
+        worker: Which one it is; it tells its supervisor the addresses, and ends with it.
     """
     telling: list[asyncio.Task[None]] = []
 
     def tell(addresses: list[str]) -> None:
-        click.echo(announcement.start(addresses), err=True)
-        telling.append(asyncio.ensure_future(_tell_models(announcement)))
+        text = announcement.start(addresses)
+        if worker is None:
+            click.echo(text, err=True)
+        else:
+            click.echo(json.dumps(addresses))
+            telling.append(asyncio.ensure_future(_end_with_supervisor(process)))
+        if worker is None or worker.leads:
+            telling.append(asyncio.ensure_future(_tell_models(announcement)))
 
     try:
         await process.run(tell, _say)
@@ -95,6 +113,19 @@ async def serve(process: Process, announcement: Announcement) -> None:
 
 async def _tell_models(announcement: Announcement) -> None:
     click.echo(await announcement.models(), err=True)
+
+
+async def _end_with_supervisor(process: Process) -> None:
+    """End at once when standard input ends: whoever holds its other end has died."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    try:
+        await reader.read()
+        process.end_now()
+    finally:
+        transport.close()
 
 
 def _say(text: str) -> None:

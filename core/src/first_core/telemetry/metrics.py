@@ -18,6 +18,7 @@ from prometheus_client.exposition import (
     generate_latest,
     start_http_server,
 )
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from first_core.errors import SettingsError, StartupError
 from first_core.settings import ListenAddress
@@ -26,6 +27,7 @@ from first_core.types import Operation
 
 if TYPE_CHECKING:
     import threading
+    from pathlib import Path
     from wsgiref.simple_server import WSGIServer
 
     from first_core.telemetry.records import CallRecord
@@ -66,20 +68,41 @@ OK: Final = "ok"
 _OPERATION_LABELS: Final = {operation: operation.name.lower() for operation in Operation}
 
 
+WORKERS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Set before a worker starts: then prometheus-client counts in files of that folder. Source:
+prometheus-client, "Multiprocess Mode"."""
+
+
+def forget_worker(folder: Path, pid: int) -> None:
+    """Drop the gauges of a worker that has died; its counts stay, so that no sum ever falls."""
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
 class Metrics:
     """Counts calls. Belongs to the event loop's thread, except `render` and `close`.
 
     Args:
         registry: Takes the metrics; `None`: a new one, with those of the process beside.
+        workers_folder: Where several workers count together; each of them tells the sums. `None`:
+            this process alone.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        if registry is None:
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, workers_folder: Path | None = None
+    ) -> None:
+        shown = registry
+        if workers_folder is not None:
+            # One worker's own CPU and memory would pass for those of all, so they are left out.
+            registry = CollectorRegistry()
+            shown = CollectorRegistry()
+            MultiProcessCollector(shown, str(workers_folder))  # type: ignore[no-untyped-call]
+        elif registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
             PlatformCollector(registry=registry)
             GCCollector(registry=registry)
         self.registry = registry
+        self._shown: CollectorRegistry = shown or registry
         self._families = _Families(registry)
         self._in_flight = {
             operation: self._families.in_flight.labels(label)
@@ -153,7 +176,7 @@ class Metrics:
 
         Takes milliseconds where there are thousands of series.
         """
-        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+        return generate_latest(self._shown), CONTENT_TYPE_PLAIN_0_0_4
 
     def serve(self, address: ListenAddress) -> ListenAddress:
         """Answer scrapes from a thread, for a process that has no HTTP front.
@@ -172,7 +195,7 @@ class Metrics:
             raise SettingsError("telemetry.metrics_listen: write host:port, not a unix socket")
         if self._server is not None:
             raise StartupError("metrics are served already")
-        self._server = _MetricsServer(address, self.registry)
+        self._server = _MetricsServer(address, self._shown)
         return self._server.address
 
     def close(self) -> None:
@@ -197,7 +220,11 @@ class _Families:
             registry=registry,
         )
         self.in_flight = Gauge(
-            "first_calls_in_flight", "Calls that run now.", ("operation",), registry=registry
+            "first_calls_in_flight",
+            "Calls that run now.",
+            ("operation",),
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.tokens = Counter(
             "first_tokens",

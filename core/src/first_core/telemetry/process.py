@@ -16,6 +16,7 @@ from first_core.telemetry.traces import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from typing import TextIO
 
     from prometheus_client import CollectorRegistry
@@ -45,6 +46,7 @@ class Telemetry:
         clock: The time.
         registry: Takes the metrics; `None`: one of its own, with those of the process.
         log_stream: Where log lines go; `None`: standard error as it is at `start`.
+        workers_folder: Where several workers count together; `None`: this process alone.
 
     Raises:
         SettingsError: Spans shall be exported, and the extra for that is not installed.
@@ -58,8 +60,9 @@ class Telemetry:
         *,
         registry: CollectorRegistry | None = None,
         log_stream: TextIO | None = None,
+        workers_folder: Path | None = None,
     ) -> None:
-        self.metrics: Metrics = Metrics(registry)
+        self.metrics: Metrics = Metrics(registry, workers_folder=workers_folder)
         """Counts; a front renders them."""
         self._settings = settings
         self._log = log
