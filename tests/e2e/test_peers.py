@@ -142,6 +142,31 @@ def federation(open_gateway, sockets):
     return opener
 
 
+@asynccontextmanager
+async def open_keeper(sockets: Path, backend: ScriptedBackend) -> AsyncIterator[None]:
+    """Open a gateway `k` that charges the principals of `a` to the tenant `guests`."""
+    host = PluginHost(allow=[])
+    add_built_ins(host)
+    host.add("keeper", BackendPlugin(keeper=backend))
+    federation = FederationSettings(
+        name="k",
+        listen=f"unix:{sockets}/k",
+        accept=[AcceptedPeer(name="a", tenant="guests"), AcceptedPeer(name="b")],
+    )
+    core = CoreSettings(grpc=GrpcSettings(listen=None), log=LogSettings(level="error"), drain_s=1.0)
+    process = Process(Settings(core, {"federation": federation}, None), host)
+    await process.start()
+    try:
+        yield
+    finally:
+        await process.stop()
+
+
+def asking_keeper(sockets: Path) -> dict[str, Any]:
+    """Return the section of a gateway `a` that asks `k`."""
+    return {"name": "a", "peers": [{"name": "k", "target": f"unix:{sockets}/k"}]}
+
+
 @pytest.fixture
 async def near() -> AsyncIterator[Simulator]:
     """The server behind gateway `a`."""
@@ -349,6 +374,37 @@ async def test_a_stream_whose_peer_is_gone_ends_in_an_error_event(pair, far):
     await far.wait_aborts(1)
 
 
+async def test_a_slow_reader_slows_the_far_server(federation, sockets, near):
+    """Neither gateway keeps a stream whose client does not read."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 65536 + b'"}}]}\n\n'
+    taken, wanted = [0], 64 * 2**20
+    blocked = asyncio.Event()
+
+    async def flood(call: Call, sink: Any) -> None:
+        sink.start("text/event-stream")
+        while taken[0] < wanted:
+            taken[0] += len(event)
+            if sink.write(event):
+                draining = asyncio.ensure_future(sink.drain())
+                done, _ = await asyncio.wait({draining}, timeout=1)
+                if not done:
+                    blocked.set()
+                await draining
+
+    async with (
+        open_keeper(sockets, ScriptedBackend(ready("flood"), on_stream=flood)),
+        federation(a=[], sections={"federation": asking_keeper(sockets)}) as (a,),
+        a.dial() as client,
+    ):
+        await wait_ready(a, "flood")
+        client.send("POST", "/v1/chat/completions", chat("flood", stream=True))
+        await client.head()
+        async with asyncio.timeout(BOUND_S):
+            await blocked.wait()
+
+    assert taken[0] < wanted
+
+
 # Bounds and cancellation
 
 
@@ -438,33 +494,17 @@ async def test_one_trace_spans_both_gateways(federation, spans, far, stream):
     assert by_id[by_id[far_router.parent_span_id].parent_span_id] in routers
 
 
-class Keeper(ScriptedBackend):
-    """Answers, and keeps what it was told of who asks."""
-
-    def __init__(self) -> None:
-        super().__init__(ready("kept"), on_call=self._answer)
-
-    async def _answer(self, call: Call) -> Answer:
-        return Answer(b'{"choices":[{"finish_reason":"stop"}]}', "application/json")
+async def keep(call: Call) -> Answer:
+    """Answer; the backend itself keeps what it was told of who asks."""
+    return Answer(b'{"choices":[{"finish_reason":"stop"}]}', "application/json")
 
 
 @pytest.fixture
 async def keeper(sockets) -> AsyncIterator[ScriptedBackend]:
-    """The backend of a gateway `k` that charges the principals of `a` to the tenant `guests`."""
-    backend = Keeper()
-    host = PluginHost(allow=[])
-    add_built_ins(host)
-    host.add("keeper", BackendPlugin(keeper=backend))
-    federation = FederationSettings(
-        name="k",
-        listen=f"unix:{sockets}/k",
-        accept=[AcceptedPeer(name="a", tenant="guests"), AcceptedPeer(name="b")],
-    )
-    core = CoreSettings(grpc=GrpcSettings(listen=None), log=LogSettings(level="error"))
-    process = Process(Settings(core, {"federation": federation}, None), host)
-    await process.start()
-    yield backend
-    await process.stop()
+    """The backend of the gateway `k`."""
+    backend = ScriptedBackend(ready("kept"), on_call=keep)
+    async with open_keeper(sockets, backend):
+        yield backend
 
 
 @pytest.mark.parametrize(
