@@ -5,6 +5,7 @@ import pytest
 from first_core.errors import BackendUnavailableError
 from first_core.types import EndpointState
 from first_proto.v1.catalog_pb2 import Endpoint
+from first_proto.v1.common_pb2 import EndpointRef
 
 
 async def test_health_is_open_and_cheap(http, router):
@@ -85,3 +86,17 @@ async def test_ready_without_router_says_so(http, router):
 
     assert answer.status == 503
     assert document["missing"] == "the router does not answer"
+
+
+async def test_ready_names_what_is_away(http, router):
+    """Whoever looks learns which endpoints are not ready, ready or not as a whole."""
+    ref = EndpointRef(cluster="north", framework="vllm", model="m")
+    router.endpoints = [
+        Endpoint(state=EndpointState.READY),
+        Endpoint(ref=ref, state=EndpointState.STARTING),
+    ]
+    async with http.get("/ready") as answer:
+        document = await answer.json()
+
+    assert document["status"] == "ready"
+    assert document["away"] == ["north/vllm/m is starting"]

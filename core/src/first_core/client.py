@@ -135,12 +135,20 @@ class RouterClient:
         self, *, model: str = "", metadata: Metadata = ()
     ) -> list[catalog_pb2.Endpoint]:
         """Return the endpoints that the caller may use, sorted by name."""
+        return list((await self.overview(model=model, metadata=metadata)).endpoints)
+
+    async def overview(
+        self, *, model: str = "", metadata: Metadata = ()
+    ) -> catalog_pb2.ListEndpointsResponse:
+        """Return the endpoints that the caller may use, and what is known beside them."""
         request = catalog_pb2.ListEndpointsRequest(model=model)
         try:
-            response = await self._catalog.ListEndpoints(request, metadata=metadata)
+            response: catalog_pb2.ListEndpointsResponse = await self._catalog.ListEndpoints(
+                request, metadata=metadata
+            )
         except aio.AioRpcError as exc:
             raise error_from_rpc(exc) from exc
-        return list(response.endpoints)
+        return response
 
 
     async def explain_route(

@@ -151,3 +151,11 @@ async def test_second_signal_ends_calls():
     ending.ask()
 
     assert (ended_before, calls.ended) == (False, True)
+
+
+async def test_ready_names_backends_without_endpoints(gateway, get):
+    """A backend that is there and knows nothing is told."""
+    status, document = await get(gateway.url, "/ready")
+
+    assert status == 200
+    assert "direct" in document["idle_backends"]

@@ -202,6 +202,21 @@ async def test_wrong_settings_end_the_start(cli):
     assert ended.err.count("log: ") == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("vllm: {managed: [{model: m}]}\n", "vllm"),
+        ("federation: {name: a, listen: 127.0.0.1:0}\n", "federation"),
+    ],
+)
+async def test_what_one_process_must_do_is_refused(cli, text, key):
+    """Workers that would do it several times do not start."""
+    ended = await cli("serve", "--workers", "2", "--config", cli.write("x.yaml", text))
+
+    assert ended.code == 2
+    assert f"--workers: {key}: " in ended.err
+
+
 async def test_router_and_gateway_have_workers_too(cli, settings, chat):
     """Both halves can be several processes."""
     async with cli.running("router", "--config", settings, "--workers", "2") as router:

@@ -203,6 +203,10 @@ class Catalog:
             self._sorted = sorted(found, key=lambda endpoint: endpoint.id)
         return list(self._sorted)
 
+    def idle_backends(self) -> list[str]:
+        """Return the kinds of backends that know no endpoint now, sorted."""
+        return sorted(kind for kind, found in self._by_backend.items() if not found)
+
     def model_names(self) -> list[str]:
         """Return what endpoints call their models, sorted."""
         return sorted(self._by_model)

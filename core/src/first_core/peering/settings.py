@@ -91,6 +91,10 @@ class FederationSettings(Section):
     accept: tuple[AcceptedPeer, ...] = ()
     """Gateways that may call here; others are refused."""
 
+    def needs_one_process(self) -> str:
+        """Return why only one process may listen for peers."""
+        return "the peer service listens in one process only" if self.listen is not None else ""
+
     @property
     def has_tls(self) -> bool:
         """Whether peers must show a certificate."""

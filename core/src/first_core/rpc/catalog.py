@@ -61,7 +61,10 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     ) -> catalog_pb2.ListEndpointsResponse:
         """List the endpoints."""
         found = [e for e in self._catalog.endpoints() if request.model in ("", e.id.model)]
-        return catalog_pb2.ListEndpointsResponse(endpoints=map(convert.endpoint_message, found))
+        return catalog_pb2.ListEndpointsResponse(
+            endpoints=map(convert.endpoint_message, found),
+            idle_backends=self._catalog.idle_backends(),
+        )
 
     async def ExplainRoute(  # noqa: N802 - the name of the RPC
         self, request: catalog_pb2.ExplainRouteRequest, context: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs, web
 
@@ -12,9 +12,11 @@ from first_core.types import EndpointState
 from first_gateway_http.answers import base_headers, json_answer
 from first_gateway_http.headers import metadata_of
 from first_gateway_http.routes.edge import add_get
+from first_proto.v1.catalog_pb2 import ListEndpointsResponse
 
 if TYPE_CHECKING:
     from first_gateway_http.gateway import Gateway
+    from first_proto.v1.catalog_pb2 import Endpoint
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>FIRST gateway</title>
@@ -26,6 +28,9 @@ address.</p>
 <li><a href="/metrics">/metrics</a>: counts, for Prometheus</ul>
 </html>
 """
+
+MAX_AWAY: Final = 20
+"""Endpoints that are named as not ready; the counts tell of all."""
 
 _INDEX = {
     "name": "FIRST gateway",
@@ -67,18 +72,22 @@ class Health:
     async def ready(self, request: web.Request, request_id: str) -> web.Response:
         """Tell whether a call could succeed now, and if not, what is missing."""
         metadata = metadata_of(request.headers, request_id)
+        found = ListEndpointsResponse()
         states: Counter[str] = Counter()
         try:
-            endpoints = await self._gateway.client.list_endpoints(metadata=metadata)
+            found = await self._gateway.client.overview(metadata=metadata)
         except (BackendError, InternalError):
             missing = "the router does not answer"
         else:
-            states.update(_state_name(endpoint.state) for endpoint in endpoints)
+            states.update(_state_name(endpoint.state) for endpoint in found.endpoints)
             missing = self._missing(states)
+        away = [_words(e) for e in found.endpoints if e.state != EndpointState.READY.value]
         answer = {
             "status": "not_ready" if missing else "ready",
             **({"missing": missing} if missing else {}),
             "endpoints": dict(sorted(states.items())),
+            **({"away": away[:MAX_AWAY]} if away else {}),
+            **({"idle_backends": list(found.idle_backends)} if found.idle_backends else {}),
         }
         return json_answer(answer, request_id, status=503 if missing else 200)
 
@@ -95,6 +104,13 @@ class Health:
         """Return the counts of this process in Prometheus' text format."""
         body, content_type = self._gateway.telemetry.metrics.render()
         return web.Response(body=body, headers=base_headers(content_type, request_id))
+
+
+def _words(endpoint: Endpoint) -> str:
+    """Return which endpoint it is and where it stands; the reason may name hosts, so it is left."""
+    ref = endpoint.ref
+    parts = (ref.cluster, ref.framework, ref.model, ref.replica)
+    return f"{'/'.join(part for part in parts if part)} is {_state_name(endpoint.state)}"
 
 
 def _state_name(state: int) -> str:

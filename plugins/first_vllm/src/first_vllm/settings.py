@@ -100,6 +100,10 @@ class VllmSettings(Section):
             )
         return self
 
+    def needs_one_process(self) -> str:
+        """Return why only one process may start servers."""
+        return "each worker would start the `managed` servers" if self.managed else ""
+
     @model_validator(mode="after")
     def _check_managed(self) -> VllmSettings:
         ports = Counter(each.port for each in self.managed if each.port is not None)

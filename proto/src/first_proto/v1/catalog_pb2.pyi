@@ -60,10 +60,12 @@ class ListEndpointsRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ListEndpointsResponse(_message.Message):
-    __slots__ = ("endpoints",)
+    __slots__ = ("endpoints", "idle_backends")
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_BACKENDS_FIELD_NUMBER: _ClassVar[int]
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
-    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
+    idle_backends: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., idle_backends: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchEndpointsRequest(_message.Message):
     __slots__ = ()
