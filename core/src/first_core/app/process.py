@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from first_core.app.ending import Listener
+    from first_core.app.reload import Reloadable
+    from first_core.app.shared_counts import SharedCounts
     from first_core.app.workers import Worker
     from first_core.plugin import Front
     from first_core.plugin.host import PluginHost
@@ -60,6 +62,7 @@ class Process:
         self._clock = clock or SystemClock()
         core = settings.core
         self._worker = worker
+        self._counts: SharedCounts | None = None
         self.telemetry = Telemetry(
             core.telemetry,
             core.log,
@@ -69,8 +72,8 @@ class Process:
         self.router: Router | None = None
         self._grpc: GrpcServer | None = None
         if router_target is None:
-            counts = None if worker is None else worker.counts()
-            self.router = Router(settings, host, self.telemetry, self._clock, counts)
+            self._counts = None if worker is None else worker.counts()
+            self.router = Router(settings, host, self.telemetry, self._clock, self._counts)
             if core.grpc.listen is not None:
                 self._grpc = GrpcServer(
                     core.grpc,
@@ -89,7 +92,7 @@ class Process:
         )
         self._undo: list[Callable[[], Awaitable[None]]] = []
         self.reloader = Reloader(
-            settings, read or (lambda: settings), self.router, lambda: self._fronts
+            settings, read or (lambda: settings), self.router, self._reloadable
         )
         self._ending: Ending | None = None
         self._watch: FileWatch | None = None
@@ -108,6 +111,9 @@ class Process:
             routes=lambda: router.routes,
             clock=self._clock,
         )
+
+    def _reloadable(self) -> list[Reloadable]:
+        return [*self._fronts, *([self._peers] if self._peers is not None else [])]
 
     @property
     def in_flight_count(self) -> int:
@@ -135,7 +141,7 @@ class Process:
         self._undo.append(self.telemetry.stop)
         addresses: list[str] = []
         if self.router is not None:
-            self._undo.append(self.router.stop)
+            self._undo += [self._close_counts, self.router.stop]
             await self.router.start()
             self._channel = self.router.channel
         else:
@@ -164,6 +170,10 @@ class Process:
             addresses.extend(await front.start())
             self._fronts.append(front)
         return addresses
+
+    async def _close_counts(self) -> None:
+        if self._counts is not None:
+            self._counts.close()
 
     async def _close_channel(self) -> None:
         await self._channel.close()

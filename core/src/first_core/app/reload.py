@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from first_core.errors import StartupError
 from first_core.plugin import PluginSettings
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from first_core.app.router import Router
     from first_core.clock import Clock
-    from first_core.plugin import Front
     from first_core.settings import Section, Settings
 
 RELOADED: Final = (
@@ -33,6 +32,13 @@ RELOADED: Final = (
 _log = logging.getLogger(__name__)
 
 
+class Reloadable(Protocol):
+    """What listens, and can take settings while it does."""
+
+    def configure(self, settings: PluginSettings) -> frozenset[str]:
+        """Take new settings; return what was taken, as `section.field`."""
+
+
 class Reloader:
     """Reads the settings again and hands them to router and fronts.
 
@@ -40,7 +46,7 @@ class Reloader:
         settings: As they are in force.
         read: Reads and validates the settings again; runs in a thread.
         router: `None` when it runs elsewhere.
-        fronts: Returns those that listen.
+        fronts: Returns those that listen, the one for peers too.
     """
 
     def __init__(
@@ -48,7 +54,7 @@ class Reloader:
         settings: Settings,
         read: Callable[[], Settings],
         router: Router | None,
-        fronts: Callable[[], Sequence[Front]],
+        fronts: Callable[[], Sequence[Reloadable]],
     ) -> None:
         self._settings = settings
         self._read = read

@@ -52,7 +52,7 @@ class SharedCounts:
         self._file = path.open("r+b", buffering=0)
         self._map = mmap.mmap(self._file.fileno(), 0)
         self._cells = memoryview(self._map)[ROWS * _KEY_BYTES :].cast("i")
-        self._worker_count = worker_count
+        self.worker_count = worker_count
         self._worker = worker
 
     def __call__(self, endpoint: EndpointId) -> CallCount:
@@ -61,8 +61,8 @@ class SharedCounts:
         if row is None:
             _log.warning("shared_counts_full", extra={"endpoint": str(endpoint)})
             return LocalCount()
-        begin = row * self._worker_count
-        cells = self._cells[begin : begin + self._worker_count]
+        begin = row * self.worker_count
+        cells = self._cells[begin : begin + self.worker_count]
         return SharedCount(cells, self._worker, self._file.fileno(), row)
 
     def _row(self, name: bytes) -> int | None:
@@ -82,10 +82,14 @@ class SharedCounts:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, ROWS, os.SEEK_SET)
         return None
 
+    def close(self) -> None:
+        """Count no further calls; those that are in may still leave. Safe to repeat."""
+        self._file.close()
+
     def forget(self, worker: int) -> None:
         """Count the calls of a worker that has died no more."""
         for row in range(ROWS):
-            self._cells[row * self._worker_count + worker] = 0
+            self._cells[row * self.worker_count + worker] = 0
 
 
 class SharedCount:

@@ -19,6 +19,7 @@ from first_core.errors import StartupError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from first_core.app.shared_counts import SharedCounts
     from first_core.cli.processes import Source
     from first_core.settings import Settings
 
@@ -47,7 +48,8 @@ def run_workers(name: str, source: Source, count: int, extra: Sequence[str] = ()
             arguments += ["--config", str(source.path)]
         for key in LISTENERS[name]:
             arguments += [f"--{key}", _reserved(settings, key, stack)]
-        code = _supervise(arguments, settings, count, folder)
+        counts = stack.enter_context(contextlib.closing(prepare_folder(folder, count)))
+        code = _supervise(arguments, settings, folder, counts)
     raise click.exceptions.Exit(code)
 
 
@@ -68,8 +70,10 @@ def _reserved(settings: Settings, key: str, stack: contextlib.ExitStack) -> str:
     return address
 
 
-def _supervise(arguments: Sequence[str], settings: Settings, count: int, folder: Path) -> int:
-    counts = prepare_folder(folder, count)
+def _supervise(
+    arguments: Sequence[str], settings: Settings, folder: Path, counts: SharedCounts
+) -> int:
+    count = counts.worker_count
 
     def command(number: int) -> Sequence[str]:
         worker = Worker(number, count, folder)
