@@ -19,7 +19,7 @@ from first_core.app import Process, add_built_ins
 from first_core.client import RouterClient
 from first_core.errors import BackendTimeoutError
 from first_core.peering.settings import AcceptedPeer, FederationSettings
-from first_core.plugin import Answer
+from first_core.plugin import Answer, PluginSettings
 from first_core.plugin.host import PluginHost
 from first_core.settings import CoreSettings, GrpcSettings, LogSettings, Settings
 from first_core.testing.scripted import BackendPlugin, ScriptedBackend, ready
@@ -689,3 +689,17 @@ async def test_a_gateway_is_not_offered_what_it_brought(far_stub):
 
     assert sorted(offer.ref.model for offer in offers) == ["both", "y"]
     assert all(not offer.via for offer in offers)
+
+
+async def test_a_reload_changes_who_may_call(pair, sockets):
+    """A gateway that is no longer accepted is refused at once, also where it watches already."""
+    a, b = pair
+    await wait_ready(a, "y")
+    process = b.router
+    settings = process._settings.sections["federation"].model_copy(update={"accept": ()})
+    process._peers.configure(PluginSettings({"federation": settings}))
+    await wait_ready(a, "y", 0)
+    [target] = a.router.router.routes.resolve("y").targets
+    await wait_for(a, lambda: target.endpoint.report.state_reason.endswith("this gateway"))
+
+    assert target.report.state_reason == "the peer does not accept this gateway"

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from grpc import aio
 
 from first_core.client import CHANNEL_OPTIONS
-from first_core.errors import StartupError
+from first_core.errors import FirstError, StartupError
 from first_core.peering.certificates import AcceptList, server_credentials
 from first_core.peering.offers import offers_for
 from first_core.peering.passage import caller_of, relayed
 from first_core.peering.settings import FederationSettings
 from first_core.plugin import ActiveCalls
 from first_core.rpc.counted import counted
-from first_core.rpc.edges import send
+from first_core.rpc.edges import abort, send
 from first_core.settings import ListenAddress
 from first_proto.peer.v1 import peer_pb2, peer_pb2_grpc
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from first_core.domain.calls import IncomingCall
     from first_core.domain.catalog import Catalog
     from first_core.domain.routes import Routes
+    from first_core.peering.settings import AcceptedPeer
+    from first_core.plugin import PluginSettings
     from first_core.rpc.inference import InferenceServicer
     from first_core.settings import Settings
     from first_proto.v1 import inference_pb2
@@ -59,6 +61,7 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         routes: Callable[[], Routes],
     ) -> None:
         self._name = settings.name or ""
+        self._has_tls = settings.has_tls
         self._hop_budget = settings.hop_budget
         self._accept = AcceptList(settings.accept, has_tls=settings.has_tls)
         self._inference = inference
@@ -66,17 +69,39 @@ class PeerServicer(peer_pb2_grpc.PeerServiceServicer):
         self._routes = routes
         self.calls = ActiveCalls()
         """Calls of peers."""
-        self.watches = ActiveCalls()
-        """Watches of the catalog, which end when this gateway begins to stop."""
+        self._accepted = settings.accept
+        self._watches = {peer.name: ActiveCalls() for peer in settings.accept}
+
+    def configure(self, settings: FederationSettings) -> None:
+        """Take new terms; watches of peers that are accepted otherwise, or not at all, end."""
+        self._hop_budget = settings.hop_budget
+        self._accept = AcceptList(settings.accept, has_tls=self._has_tls)
+        kept = {peer.name for peer in settings.accept if peer in self._accepted}
+        ended = [calls for name, calls in self._watches.items() if name not in kept]
+        self._watches = {
+            peer.name: self._watches[peer.name] if peer.name in kept else ActiveCalls()
+            for peer in settings.accept
+        }
+        self._accepted = settings.accept
+        for calls in ended:
+            calls.end_all()
+
+    def end_watches(self) -> None:
+        """End all watches, and those that come: this gateway begins to stop."""
+        for calls in self._watches.values():
+            calls.end_all()
 
     async def WatchCatalog(  # noqa: N802 - the name of the RPC
         self, request: peer_pb2.WatchCatalogRequest, context: Any
     ) -> None:
         """Stream what is offered, again after each change, until the peer leaves or this stops."""
-        await counted(self.watches, context, lambda: self._watch(request, context))
+        try:
+            peer = self._accept.identify(context, request.gateway)
+        except FirstError as exc:
+            await abort(exc, context)
+        await counted(self._watches[peer.name], context, lambda: self._watch(peer, context))
 
-    async def _watch(self, request: peer_pb2.WatchCatalogRequest, context: Any) -> NoReturn:
-        peer = self._accept.identify(context, request.gateway)
+    async def _watch(self, peer: AcceptedPeer, context: Any) -> NoReturn:
         told: peer_pb2.WatchCatalogResponse | None = None
         while True:
             change = self._catalog.next_change()
@@ -170,6 +195,24 @@ class PeerServer:
         except RuntimeError as exc:
             raise StartupError(f"federation.listen: cannot listen on {listen}: {exc}") from exc
 
+    def configure(self, settings: PluginSettings) -> frozenset[str]:
+        """Take who may call, and how far; the rest needs a restart.
+
+        Returns:
+            What was taken, as `section.field`.
+        """
+        new = settings.section(FederationSettings)
+        taken = {
+            f"federation.{field}"
+            for field in ("accept", "hop_budget")
+            if getattr(new, field) != getattr(self._settings, field)
+        }
+        if taken:
+            update = {"accept": new.accept, "hop_budget": new.hop_budget}
+            self._settings = self._settings.model_copy(update=update)
+            self._servicer.configure(self._settings)
+        return frozenset(taken)
+
     @property
     def in_flight_count(self) -> int:
         """Calls of peers in flight now."""
@@ -180,7 +223,7 @@ class PeerServer:
 
         Safe to repeat.
         """
-        self._servicer.watches.end_all()
+        self._servicer.end_watches()
         await self._servicer.calls.drain(self._clock, self._drain_s)
 
     def end_calls(self) -> None:
