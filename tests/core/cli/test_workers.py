@@ -91,8 +91,12 @@ async def test_each_worker_tells_the_sums(crew):
     for _ in range(12):
         await crew.chat()
     sums = {await crew.metric("first_calls_total") for _ in range(8)}
+    text = await crew.whole("GET /metrics")
 
     assert sums == {12.0}
+    assert await crew.metric("first_call_duration_seconds_count") == 12.0
+    assert b'first_calls_in_flight{operation="chat"} 0.0' in text
+    assert b"pid=" not in text
 
 
 async def test_a_worker_that_dies_is_replaced(crew):
