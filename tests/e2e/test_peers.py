@@ -324,6 +324,18 @@ async def test_no_ping_pong_while_all_fail(pair, near, far):
     assert len(posts(near)) + len(posts(far)) == 4  # `resilience.max_attempts` of `a` alone
 
 
+async def test_a_broken_stream_goes_on_at_the_peer(federation, near, far):
+    """The text goes on at the other gateway's server, and ends as one answer."""
+    near.faults.add(CutAfterEvents(count=5))
+    async with federation(a=[near], b=[far], sections={"resilience": {}}) as (a, _b):
+        await wait_ready(a, "both", 2)
+        answer = await a.post("/v1/chat/completions", chat("both", stream=True))
+
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    assert b'"error"' not in answer.body
+    assert json.loads(posts(far)[-1][3])["continue_final_message"] is True
+
+
 # Errors
 
 
