@@ -150,7 +150,6 @@ class RouterClient:
             raise error_from_rpc(exc) from exc
         return response
 
-
     async def explain_route(
         self, request: catalog_pb2.ExplainRouteRequest, *, metadata: Metadata = ()
     ) -> catalog_pb2.ExplainRouteResponse:
