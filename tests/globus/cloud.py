@@ -404,7 +404,9 @@ class Cloud:
         body = {"message_type": "task", "data": {"task_id": task_id, "task_buffer": buffer}}
         await self._exchanges["tasks"].publish(
             aio_pika.Message(
-                b"\x01" + json.dumps(body).encode(), headers=headers, content_type="application/json"
+                b"\x01" + json.dumps(body).encode(),
+                headers=headers,
+                content_type="application/json",
             ),
             f"{worker.id}.tasks",
         )
