@@ -8,7 +8,7 @@ import signal
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from first_core.client import connect
+from first_core.client import connect_link
 from first_core.clock import Clock, SystemClock
 from first_core.domain.catalog import Catalog
 from first_core.domain.config import relay_config, tune_for
@@ -187,7 +187,7 @@ class Process:
             await _start_router(self.router)
             self._channel = self.router.channel
         else:
-            self._channel = connect(self._router_target or "")
+            self._channel = connect_link(self._router_target or "")
             self._undo.append(self._close_channel)
         if self._grpc is not None:
             self._undo.append(self._stop_grpc)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from grpc import aio
 
 from first_core.client import CHANNEL_OPTIONS
 from first_core.errors import StartupError
+from first_core.link import LinkOptions, LinkServer
 from first_core.settings import ListenAddress, require_loopback
+from first_proto.link.v1 import link_pb2_grpc
 from first_proto.v1 import (
     catalog_pb2,
     catalog_pb2_grpc,
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_services(target: Any, inference: InferenceServicer, catalog: CatalogServicer) -> None:
-    """Register our services on a `grpc.aio.Server` or on the in-process channel."""
+    """Register our services on a `grpc.aio.Server`, for links, or on the in-process channel."""
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, target)  # type: ignore[no-untyped-call]
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, target)  # type: ignore[no-untyped-call]
 
@@ -43,6 +46,8 @@ class GrpcServer:
         self._settings = settings
         self._inference = inference
         self._catalog = catalog
+        self._links = LinkServer(options=LinkOptions(max_message_bytes=settings.max_message_bytes))
+        add_services(self._links, inference, catalog)
         self._server: aio.Server | None = None
         self._health: Any = None
 
@@ -59,6 +64,7 @@ class GrpcServer:
         options.append(("grpc.max_receive_message_length", self._settings.max_message_bytes))
         server = aio.server(options=options)
         add_services(server, self._inference, self._catalog)
+        link_pb2_grpc.add_LinkServiceServicer_to_server(self._links, server)  # type: ignore[no-untyped-call]
         self._add_standard_services(server)
         try:
             port = server.add_insecure_port(listen)
@@ -90,7 +96,7 @@ class GrpcServer:
         if server is not None:
             if self._health is not None:
                 await self._health.enter_graceful_shutdown()
-            await server.stop(grace_s)
+            await asyncio.gather(self._links.stop(grace_s), server.stop(grace_s))
 
     async def mark_serving(self) -> None:
         """Let the health service say SERVING."""
