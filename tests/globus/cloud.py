@@ -133,6 +133,16 @@ class Cloud:
         self.hold_results = False
         self.run(self._release())
 
+    def add_function(self, name: str, source: str) -> str:
+        """Register a function from source text, as `POST /v3/functions` does."""
+        function = str(uuid.uuid4())
+        self.functions[function] = {
+            "function_name": name,
+            "function_code": source,
+            "serialized": False,
+        }
+        return function
+
     def publish_result(self, group: str, body: bytes) -> None:
         """Put any bytes on a task group's queue, as a hostile or broken endpoint could."""
         self.run(self._to_group(group, body))
