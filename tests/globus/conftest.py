@@ -114,8 +114,8 @@ def shared_agent(make_agent) -> AgentProcess:
 @pytest.fixture
 async def agent(cloud, shared_agent) -> AgentProcess:
     """An agent that is online. All tests share it, since its start takes seconds."""
-    await cloud.wait(lambda: cloud.is_online(shared_agent.id))
     cloud.reset()
+    await cloud.wait(lambda: cloud.is_online(shared_agent.id))
     return shared_agent
 
 
