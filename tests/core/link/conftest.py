@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from link_peers import Pair, RawServer, paired, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture
@@ -52,6 +53,14 @@ async def dialled(clock: FakeClock) -> AsyncIterator[tuple[Any, Any, RawServer]]
         yield channel, target, raw
         raw.release.set()
         await channel.close()
+
+
+@pytest.fixture
+def unused_target() -> Iterator[str]:
+    """An address where nothing listens."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield "127.0.0.1:%d" % holder.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,12 @@ async def serving(links: Any, address: str = "127.0.0.1:0") -> AsyncIterator[tup
 async def paired(clock: Any, near: LinkOptions, far: LinkOptions) -> AsyncIterator[Pair]:
     called, calling = Servicer(), Servicer()
     opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    links = LinkServer(options=far, clock=clock, on_open=opened.set_result)
+
+    def first(link: Any) -> None:
+        if not opened.done():
+            opened.set_result(link)
+
+    links = LinkServer(options=far, clock=clock, on_open=first)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(called, links)
     async with serving(links) as (target, _):
         channel = LinkChannel(
@@ -164,6 +170,12 @@ class RawPeer:
             batch = await self._read()
             assert batch is not aio.EOF
             self._frames.extend(batch.frames)
+
+    async def drain(self) -> None:
+        """Read until the other side has ended the stream."""
+        with contextlib.suppress(aio.AioRpcError):
+            while await self._read() is not aio.EOF:
+                pass
 
 
 def frame(kind: int, call_id: int = 0, **fields: Any) -> Any:
