@@ -15,17 +15,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from agent import AgentProcess  # noqa: E402
-from cloud import PORT, Cloud  # noqa: E402
-from tls import TlsFront, make_certificate  # noqa: E402
+from agent import AgentProcess
+from cloud import PORT, Cloud
+from tls import TlsFront, make_certificate
 
-from first_core.clock import SystemClock  # noqa: E402
-from first_core.plugin import BackendContext, Call  # noqa: E402
-from first_core.testing.simulator import Simulator, SimulatorSettings  # noqa: E402
-from first_core.types import EndpointId, Operation, Timeouts  # noqa: E402
-from first_globus import functions  # noqa: E402
-from first_globus.backend import GlobusBackend  # noqa: E402
-from first_globus.settings import GlobusSettings  # noqa: E402
+from first_core.clock import SystemClock
+from first_core.plugin import BackendContext, Call
+from first_core.testing.simulator import Simulator, SimulatorSettings
+from first_core.types import EndpointId, Operation, Timeouts
+from first_globus import functions
+from first_globus.backend import GlobusBackend
+from first_globus.settings import GlobusSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -74,7 +74,7 @@ def cloud() -> Iterator[Cloud]:
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     # Not below pytest's own folder: the agent runs as another user, who may not enter it.
-    path = Path(tempfile.mkdtemp(prefix="first-globus-", dir="/var/tmp"))  # noqa: S108
+    path = Path(tempfile.mkdtemp(prefix="first-globus-", dir="/var/tmp"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -205,7 +205,7 @@ async def server(sim, certificate) -> AsyncIterator[TlsFront]:
 
 @pytest.fixture
 async def start(
-    cloud, agent, server, function_ids, published, tmp_path, monkeypatch
+    *, cloud, agent, server, function_ids, published, tmp_path, monkeypatch
 ) -> AsyncIterator[Callable]:
     """Start backends in front of the testbed, which are stopped after the test."""
     monkeypatch.setenv("TEST_GLOBUS_SECRET", cloud.client_secret)

@@ -24,9 +24,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
-async def test_refusal_of_the_server_keeps_status_and_body(
-    start, make_call, sim, function, status
-):
+async def test_refusal_of_the_server_keeps_status_and_body(start, make_call, sim, function, status):
     """A 4xx of the server comes back as it was."""
     backend = await start(function)
     sim.faults.add(ErrorStatus(status=status, message="It's\n\nyou"))
@@ -43,7 +41,7 @@ async def test_refusal_of_the_server_keeps_status_and_body(
     [(429, LimitExceededError), (503, OverloadedError), (500, BackendUnavailableError)],
 )
 async def test_failure_of_the_server_keeps_its_class(
-    start, make_call, sim, function, status, error
+    *, start, make_call, sim, function, status, error
 ):
     """Capacity stays capacity, and a server's fault stays one."""
     backend = await start(function)
@@ -114,7 +112,7 @@ async def test_result_above_the_limit_names_it(start, make_call, cloud):
     large = cloud.add_function("large", "def large(parameters):\n    return 'x' * 11_000_000\n")
     backend = await start(large)
 
-    with pytest.raises(UnsupportedError, match="10 MiB .* relay"):
+    with pytest.raises(UnsupportedError, match=r"10 MiB .* relay"):
         await backend.call(make_call())
 
 

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     """Make a self-signed certificate for 127.0.0.1; return it and its key."""
     certificate, key = folder / "server.pem", folder / "server.key"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1".split()
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
     names = ["-addext", "subjectAltName=IP:127.0.0.1"]
     files = ["-out", certificate, "-keyout", key]
     subprocess.run([*command, *names, *files], check=True, capture_output=True)

@@ -76,7 +76,7 @@ class GlobusBackend(Backend):
             self._ingest = Ingest(settings.streaming, streams)
             await self._ingest.start()
         self._connect(streams)
-        self._states = {endpoint: (EndpointState.DOWN, "not seen yet") for endpoint in self._lanes}
+        self._states = dict.fromkeys(self._lanes, (EndpointState.DOWN, "not seen yet"))
         self._looked.clear()
         self._follower = asyncio.create_task(self._follow())
         await self._wait_first_look()

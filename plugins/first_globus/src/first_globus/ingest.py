@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import logging
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "/resource_server/api/streaming"
 """Where registered functions send to."""
-
-_Kind: TypeAlias = Literal["data", "error", "done"]
-
-_log = logging.getLogger(__name__)
 
 
 class _Post(msgspec.Struct):

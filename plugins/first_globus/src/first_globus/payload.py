@@ -1,7 +1,7 @@
 """What registered functions are sent and what they answer, as sites have them registered.
 
-The argument is `{"model_params": {…body…, "openai_endpoint", "api_port"}}`; a body's own bytes stand
-in it unchanged, since keys are spliced in and nothing is encoded anew.
+The argument is `{"model_params": {…body…, "openai_endpoint", "api_port"}}`; a body's own bytes
+stand in it unchanged, since keys are spliced in and nothing is encoded anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from first_globus.buffers import TaskResult
 
 MAX_RESULT_BYTES: Final = 10 * 1024 * 1024
-"""Largest result that agents pass on. Source: `globus_compute_endpoint`, `MaxResultSizeExceeded`."""
+"""Largest result that agents pass on. Source: their `MaxResultSizeExceeded`."""
 
 _JSON: Final = "application/json"
 
@@ -41,7 +41,9 @@ _FAILED: Final = re.compile(
 )
 """How functions tell that the inference server refused the call; it may stand in a traceback."""
 
-_TRACEBACK_TAIL: Final = re.compile(r"\n\n(During handling|The above exception|Traceback) .*", re.S)
+_TRACEBACK_TAIL: Final = re.compile(
+    r"\n\n(During handling|The above exception|Traceback) .*", re.DOTALL
+)
 
 
 class _Reserved(msgspec.Struct):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 from pydantic import Field, field_validator, model_validator
@@ -13,9 +13,6 @@ from first_core.plugin.http.settings import check_url
 from first_core.plugin.operations import OperationName
 from first_core.settings import ListenAddress, Secret, Section
 from first_core.types import Operation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TASK_OPERATIONS: Final = (
     Operation.CHAT,
@@ -86,7 +83,7 @@ class ClusterSettings(Section):
     """Port of the inference server on the compute node, as `https://127.0.0.1:{api_port}`."""
     models: list[str] = Field(min_length=1)
     """Models that the server has, by their names there."""
-    operations: list[OperationName] = list(TASK_OPERATIONS)
+    operations: list[OperationName] = Field(default_factory=lambda: list(TASK_OPERATIONS))
     """What they can be asked."""
     replica: str = ""
     """Tells servers of one cluster, framework and model apart."""
@@ -158,14 +155,9 @@ class GlobusSettings(Section):
             for cluster in self.clusters
             for model in cluster.models
         )
-        _refuse_twins(named, lambda key: f"{key[0]}/{key[1]}/{key[2]}")
+        for (name, framework, model, _), count in named.items():
+            if count > 1:
+                raise ValueError(
+                    f"{name}/{framework}/{model} stands {count} times; give each a `replica`"
+                )
         return self
-
-
-def _refuse_twins(
-    named: Counter[tuple[str, str, str, str]],
-    show: Callable[[tuple[str, str, str, str]], str],
-) -> None:
-    for key, count in named.items():
-        if count > 1:
-            raise ValueError(f"{show(key)} stands {count} times; give each a `replica`")

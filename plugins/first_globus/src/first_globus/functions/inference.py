@@ -21,6 +21,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from typing import Any
 from urllib.parse import urlsplit
 
 SERVER_TIMEOUT_S = 3600
@@ -35,7 +36,7 @@ STREAM_KEYS = (
 )
 
 
-def first_inference(parameters):
+def first_inference(parameters: dict[str, Any]) -> str:
     """Answer `{"model_params": {…body…, "openai_endpoint", "api_port"}}`.
 
     Returns:
@@ -52,7 +53,7 @@ def first_inference(parameters):
     return _whole(port, "POST", f"/v1/{path}", body)
 
 
-def _whole(port, method, path, body):
+def _whole(port: int, method: str, path: str, body: dict[str, Any] | None) -> str:
     connection, response = _ask(port, method, path, body)
     try:
         text = response.read().decode("utf-8", "replace")
@@ -63,9 +64,13 @@ def _whole(port, method, path, body):
     return text or "{}"
 
 
-def _ask(port, method, path, body):
+def _ask(
+    port: int, method: str, path: str, body: dict[str, Any] | None
+) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     if os.environ.get("FIRST_SERVER_SCHEME") == "http":
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SERVER_TIMEOUT_S)
+        connection: http.client.HTTPConnection = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=SERVER_TIMEOUT_S
+        )
     else:
         context = ssl.create_default_context(cafile=os.environ.get("FIRST_SERVER_CA_FILE"))
         connection = http.client.HTTPSConnection(
@@ -83,11 +88,11 @@ def _ask(port, method, path, body):
         raise RuntimeError(f"Network error occurred: {exc}") from None
 
 
-def _refusal(status, text):
+def _refusal(status: int, text: str) -> str:
     return f"API request failed with status code: {status}\nResponse text: {text}"
 
 
-def _stream(port, path, body, destination):
+def _stream(port: int, path: str, body: dict[str, Any], destination: dict[str, Any]) -> str:
     gateway = _Gateway(destination)
     begin_s = time.monotonic()
     connection, response = _ask(port, "POST", path, body)
@@ -116,9 +121,9 @@ def _stream(port, path, body, destination):
     )
 
 
-def _pass_on(response, gateway):
+def _pass_on(response: http.client.HTTPResponse, gateway: _Gateway) -> tuple[Any, str]:
     """Send what has come in, all of it together, while the next is being read."""
-    pieces = queue.Queue(maxsize=1000)
+    pieces: queue.Queue[Any] = queue.Queue(maxsize=1000)
     stopped = threading.Event()
     reader = threading.Thread(target=_read, args=(response, pieces, stopped), daemon=True)
     reader.start()
@@ -139,7 +144,9 @@ def _pass_on(response, gateway):
         stopped.set()
 
 
-def _read(response, pieces, stopped):
+def _read(
+    response: http.client.HTTPResponse, pieces: queue.Queue[Any], stopped: threading.Event
+) -> None:
     end = ""
     try:
         while not stopped.is_set():
@@ -152,7 +159,7 @@ def _read(response, pieces, stopped):
     pieces.put(end)
 
 
-def _waiting(pieces):
+def _waiting(pieces: queue.Queue[Any]) -> tuple[bytes, str | None]:
     """Return all that waits, and how it ended: empty when well, `None` when it goes on."""
     found = [pieces.get()]
     while True:
@@ -164,7 +171,7 @@ def _waiting(pieces):
     return b"".join(found), end
 
 
-def _usage(data):
+def _usage(data: bytes) -> Any:
     if b'"usage"' not in data:
         return None
     for line in reversed(data.splitlines()):
@@ -185,24 +192,25 @@ class _NobodyWaits(Exception):  # noqa: N818 - told in its name
 class _Gateway:
     """Sends numbered chunks; each is sent again until it has arrived once."""
 
-    def __init__(self, destination):
+    def __init__(self, destination: dict[str, Any]) -> None:
         self.count = 0
-        self._scheme = destination["streaming_server_protocol"]
-        self._host = destination["streaming_server_host"]
+        self._scheme: str = destination["streaming_server_protocol"]
+        self._host: str = destination["streaming_server_host"]
         self._port = int(destination["streaming_server_port"])
         self._task_id = destination["stream_task_id"]
-        self._connection = None
+        self._connection: http.client.HTTPConnection | None = None
+        self._is_absolute = False
         self._headers = {
             "Content-Type": "application/json",
             "X-Internal-Secret": os.environ.get("INTERNAL_STREAMING_SECRET", ""),
             "X-Stream-Task-Token": destination["stream_task_token"],
         }
 
-    def send(self, text):
+    def send(self, text: str) -> None:
         self.count += 1
         self.post("data", {"data": text, "type": "data", "seq": self.count})
 
-    def post(self, kind, fields):
+    def post(self, kind: str, fields: dict[str, Any]) -> None:
         data = json.dumps({"task_id": self._task_id, **fields}).encode("utf-8")
         problem = ""
         for attempt in range(SEND_TRIES):
@@ -223,7 +231,7 @@ class _Gateway:
                 break
         raise RuntimeError(f"the gateway did not take a chunk: {problem}")
 
-    def _try(self, path, data):
+    def _try(self, path: str, data: bytes) -> int:
         if self._connection is None:
             self._connection = self._connect()
         target = path
@@ -234,14 +242,14 @@ class _Gateway:
         response.read()
         return response.status
 
-    def _connect(self):
+    def _connect(self) -> http.client.HTTPConnection:
         proxies = urllib.request.getproxies()
         proxy = proxies.get(self._scheme)
         if proxy and urllib.request.proxy_bypass(f"{self._host}:{self._port}"):
             proxy = None
         self._is_absolute = bool(proxy) and self._scheme == "http"
         place = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}")
-        host, port = (place.hostname, place.port or 80) if proxy else (self._host, self._port)
+        host, port = (place.hostname or "", place.port or 80) if proxy else (self._host, self._port)
         if self._scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=SEND_TIMEOUT_S)
         context = ssl.create_default_context(cafile=os.environ.get("FIRST_GATEWAY_CA_FILE"))
@@ -252,7 +260,7 @@ class _Gateway:
             connection.set_tunnel(self._host, self._port)
         return connection
 
-    def _close(self):
+    def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
