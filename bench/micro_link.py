@@ -52,7 +52,6 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
 
 def serve(ready: Connection) -> None:
     """Serve until killed; sends the port."""
-    import uvloop
 
     async def work() -> None:
         server, links = aio.server(), LinkServer()
@@ -130,8 +129,6 @@ async def measure(port: int, pids: list[int], seconds: float, rounds: int) -> No
 
 
 def main() -> int:
-    import uvloop
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)

@@ -60,7 +60,7 @@ def unused_target() -> Iterator[str]:
     """An address where nothing listens."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
-        yield "127.0.0.1:%d" % holder.getsockname()[1]
+        yield f"127.0.0.1:{holder.getsockname()[1]}"
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,9 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
             if request.model == "held":
                 await self.release.wait()
             if request.model == "abort":
-                await context.abort(grpc.StatusCode.NOT_FOUND, "gone", (("k", "v"), ("b-bin", b"\xff")))
+                await context.abort(
+                    grpc.StatusCode.NOT_FOUND, "gone", (("k", "v"), ("b-bin", b"\xff"))
+                )
             if request.model == "bug":
                 raise RuntimeError("oh")
             if request.model == "code":

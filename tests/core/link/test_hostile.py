@@ -171,7 +171,7 @@ async def test_message_beyond_the_limit_is_refused(open_pair: Any) -> None:
     assert end.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
-async def test_peer_that_does_not_read_is_given_up(open_pair: Any) -> None:
+async def test_peer_that_does_not_read_is_given_up(open_pair: Any, clock: Any) -> None:
     """A peer that asks and asks and never reads cannot fill the memory."""
     async with (
         open_pair(max_unsent_bytes=6400, max_call_count=10) as pair,
@@ -181,10 +181,16 @@ async def test_peer_that_does_not_read_is_given_up(open_pair: Any) -> None:
         link = None
         while link is None:
             await asyncio.sleep(0)
-            link = next((found for found in pair.links.links if found is not pair.ends["back"]), None)
+            link = next(
+                (found for found in pair.links.links if found is not pair.ends["back"]), None
+            )
         frames = [call_frame(2 * i + 1, method="/none") for i in range(20_000)]
         await peer.send(*frames)
         end = await link.wait_ended()
+        await clock.wait_timers(1)
+        while link in pair.links.links:
+            clock.advance(1.0)
+            await asyncio.sleep(0)
 
     assert end.text.startswith("the peer does not read")
 

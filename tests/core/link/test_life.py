@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import grpc
@@ -116,9 +117,7 @@ async def test_dead_peer_is_known_within_the_bound(dialled: Any, clock: Any) -> 
 
     assert alive
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert caught.value.details() == (
-        "the peer has been silent for 15.0 s; work may have started"
-    )
+    assert caught.value.details() == ("the peer has been silent for 15.0 s; work may have started")
     assert not surely_not_started(caught.value)
 
 
@@ -257,7 +256,7 @@ async def test_pauses_between_attempts_grow(clock: Any) -> None:
         clock.advance(0.05)
         await settle_ticks()
     await channel.close()
-    pauses = [after - before for before, after in zip(attempts, attempts[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(attempts)]
 
     for pause_s, bound_s in zip(pauses, [1.0, 2.0, 4.0, 4.0, 4.0], strict=True):
         assert 0.8 * bound_s <= pause_s <= bound_s + 0.11
@@ -344,9 +343,7 @@ async def test_channel_without_fallback_says_unimplemented(clock: Any) -> None:
 
 @pytest.mark.parametrize("leaver", ["out", "back"])
 @pytest.mark.parametrize("way", ["out", "back"])
-async def test_calls_in_flight_end_before_the_link_does(
-    pair: Any, leaver: str, way: str
-) -> None:
+async def test_calls_in_flight_end_before_the_link_does(pair: Any, leaver: str, way: str) -> None:
     """A side that leaves lets the calls of both directions end."""
     servicer, end = pair.servicers[way], pair.ends[leaver]
     held = asyncio.ensure_future(pair.stubs[way].Call(call("held", b"x")))
@@ -409,7 +406,9 @@ async def test_call_that_crosses_a_goaway_is_refused_unstarted(pair: Any) -> Non
     """A call sent before the goaway arrived is told that it may be made elsewhere."""
     servicer = pair.servicers["out"]
     async with raw_dial(pair.target) as (peer, _):
-        await peer.send(hello(), frame(CALL, 1, method=METHOD, message=call("held").SerializeToString()))
+        await peer.send(
+            hello(), frame(CALL, 1, method=METHOD, message=call("held").SerializeToString())
+        )
         await servicer.begun.wait()
         leaving = asyncio.ensure_future(pair.links.stop(None))
         await peer.frame(GOAWAY)
@@ -445,4 +444,3 @@ async def test_empty_messages_are_messages(dialled: Any) -> None:
 
 async def _read_all(running: Any) -> list[bytes]:
     return [event.data async for event in running]
-

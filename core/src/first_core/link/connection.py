@@ -31,6 +31,9 @@ _log = logging.getLogger(__name__)
 LATE_S = 1.0
 """A timer later than this was held up by our own loop, and so was what the peer has sent."""
 
+LAST_WRITE_S = 1.0
+"""Longest wait for a peer to take the message that is being sent when the link ends."""
+
 MAX_CREDIT_BYTES = 2**40
 """More credit than this is no honest grant."""
 
@@ -74,6 +77,8 @@ class Link:
         self.peer = peer
         self.admitted = admitted
         self.peer_limits: link_pb2.Hello = frames.hello_of(options)  # until it tells its own
+        self.is_stuck = False
+        """Whether the link ended amid a write that the peer did not take."""
         self._pipe = pipe
         self._servicers = servicers
         self._outbox = Outbox(
@@ -123,7 +128,9 @@ class Link:
         self._arm(self.options.hello_timeout_s, self._on_no_hello)
         workers = [loop.create_task(self._read()), loop.create_task(self._write())]
         try:
-            return await asyncio.shield(self._end)
+            end = await asyncio.shield(self._end)
+            await self._last_write(workers[1])
+            return end
         finally:
             self._ended_by(LinkError(grpc.StatusCode.CANCELLED, "the link was given up"))
             if self._timer is not None:
@@ -131,6 +138,14 @@ class Link:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _last_write(self, writer: asyncio.Task[None]) -> None:
+        """Wait for a write that is under way: gRPC cannot end an RPC before it."""
+        self._outbox.drop()
+        if not self._pipe.dialled:
+            deadline = self.clock.monotonic() + LAST_WRITE_S
+            await wait_until([writer], self.clock, deadline)
+            self.is_stuck = not writer.done()
 
     async def wait_open(self) -> None:
         """Wait until both sides have said hello.
@@ -226,6 +241,9 @@ class Link:
             error = LinkError(grpc.StatusCode.UNAVAILABLE, "the link was closed")
         except LinkError as exc:
             error = exc
+        except Exception as exc:  # as above
+            _log.exception("link_writer_failed")
+            error = LinkError(grpc.StatusCode.INTERNAL, f"the link failed: {type(exc).__name__}")
         self._ended_by(error)
 
     # Signs of life.

@@ -133,6 +133,13 @@ class Outbox:
         if self._filled is not None and not self._filled.done():
             self._filled.set_result(None)
 
+    def drop(self) -> None:
+        """Forget what waits, and let `run` return."""
+        self._full.clear()
+        self._last, self._last_bytes = self._new_batch(), 0
+        self._unsent_bytes = self._unsent_frames = 0
+        self.close()
+
     def release(self) -> None:
         """Wake all that wait for room: the link has ended."""
         self._wake_writers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from first_proto.link.v1 import link_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_GONE = (aio.BaseError, grpc.RpcError, asyncio.InvalidStateError)
+"""What operations on a stream that has ended raise."""
 
 
 class Pipe(ABC):
@@ -62,14 +66,14 @@ class DialledPipe(Pipe):
         """Send a batch."""
         try:
             await self._call.write(batch)
-        except (aio.BaseError, grpc.RpcError) as exc:
+        except _GONE as exc:
             raise await self._why(exc) from exc
 
     async def receive(self) -> Sequence[link_pb2.Frame] | None:
         """Return the next batch."""
         try:
             batch = await self._call.read()
-        except (aio.BaseError, grpc.RpcError) as exc:
+        except _GONE as exc:
             raise await self._why(exc) from exc
         if batch is EOF:
             return None
@@ -89,7 +93,7 @@ class DialledPipe(Pipe):
         """Tell that no more is sent."""
         try:
             await self._call.done_writing()
-        except (aio.BaseError, grpc.RpcError) as exc:
+        except _GONE as exc:
             raise await self._why(exc) from exc
 
 

@@ -90,6 +90,8 @@ class LinkServer(Servicers, link_pb2_grpc.LinkServiceServicer):
             end = await self._carry(link)
         finally:
             self._links.discard(link)
+        if link.is_stuck:
+            raise asyncio.CancelledError  # the only end that gRPC has for an RPC amid a write
         if end.code in _TOLD:
             await context.abort(end.code, end.text)
 
