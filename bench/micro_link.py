@@ -16,6 +16,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import uvloop
 from grpc import aio
 
 from bench.processes import cpu_s

@@ -295,6 +295,16 @@ async def test_message_beyond_the_limit_is_refused(open_pair: Any) -> None:
     assert len(fits.body) == 400
 
 
+async def test_message_at_the_limit_passes(pair: Any) -> None:
+    """The largest message passes in both directions, beside others."""
+    body = b"x" * (32 * 1024 * 1024 - 100)
+    answers = await asyncio.gather(
+        *(pair.stubs["out"].Call(call("", found)) for found in (b"a", body, b"b"))
+    )
+
+    assert [len(answer.body) for answer in answers] == [1, len(body), 1]
+
+
 async def test_metadata_beyond_the_limit_is_refused(open_pair: Any) -> None:
     """Metadata larger than the peer takes fails the call, unsent."""
     async with open_pair(max_metadata_bytes=100) as pair:

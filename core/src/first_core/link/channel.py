@@ -69,7 +69,7 @@ class LinkChannel(CallSurface):
     """Dials a peer with the first call, and again when the link is lost.
 
     Args:
-        channel: To the peer's gRPC server. Closed with this one.
+        channel: To the peer's gRPC server, with `LinkOptions.grpc_options`. Closed with this one.
         options: Bounds of this side.
         clock: The time.
         servicers: What the peer may call. Default: nothing.
@@ -97,7 +97,8 @@ class LinkChannel(CallSurface):
         self._is_plain = False
         self._is_closed = False
         self._current: Link | None = None
-        self._links: set[asyncio.Task[None]] = set()
+        self._live: set[Link] = set()
+        self._carriers: set[asyncio.Task[None]] = set()
         self._failure: LinkError | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._dialler: asyncio.Task[None] | None = None
@@ -131,9 +132,12 @@ class LinkChannel(CallSurface):
                 return current
         return None
 
-    def _raise_refusal(self) -> None:
+    def _raise_closed(self) -> None:
         if self._is_closed:
             raise Status(grpc.StatusCode.CANCELLED, "Channel is closed.", not_started=True).error()
+
+    def _raise_refusal(self) -> None:
+        self._raise_closed()
         failure = self._failure
         if failure is not None and failure.code in _FINAL:
             raise Status(failure.code, failure.text, not_started=True).error()
@@ -144,9 +148,14 @@ class LinkChannel(CallSurface):
         return Status(grpc.StatusCode.UNAVAILABLE, text, not_started=True)
 
     async def wait_open(self) -> Link:
-        """Dial, and wait for an open link as long as it takes."""
+        """Dial, and wait for an open link as long as it takes.
+
+        Raises:
+            AioRpcError: The channel is closed.
+        """
         self.start()
         while self._current is None or not self._current.is_open:
+            self._raise_closed()
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
@@ -178,8 +187,8 @@ class LinkChannel(CallSurface):
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Link] = loop.create_future()
         task = loop.create_task(self._carry(opened))
-        self._links.add(task)
-        task.add_done_callback(self._links.discard)
+        self._carriers.add(task)
+        task.add_done_callback(self._carriers.discard)
         try:
             link = await opened
         except LinkError as exc:
@@ -222,12 +231,16 @@ class LinkChannel(CallSurface):
         try:
             await link.wait_open()
             _log.info("link_open")
-            opened.set_result(link)
+            self._live.add(link)
+            if not opened.done():
+                opened.set_result(link)
             end = await asyncio.shield(run)
             _log.info("link_end", extra={"reason": end.text})
         except LinkError as exc:
-            opened.set_exception(exc)
+            if not opened.done():
+                opened.set_exception(exc)
         finally:
+            self._live.discard(link)
             run.cancel()
             await asyncio.wait([run])
 
@@ -236,10 +249,8 @@ class LinkChannel(CallSurface):
         if self._is_closed:
             return
         self._is_closed = True
-        dialler, current = self._dialler, self._current
-        if current is not None:
-            await current.leave(grace or 0.0)
-        for task in [dialler, *self._links]:
+        await asyncio.gather(*(link.leave(grace or 0.0) for link in self._live))
+        for task in [self._dialler, *self._carriers]:
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

@@ -32,7 +32,7 @@ LATE_S = 1.0
 """A timer later than this was held up by our own loop, and so was what the peer has sent."""
 
 LAST_WRITE_S = 1.0
-"""Longest wait for a peer to take the message that is being sent when the link ends."""
+"""Longest wait for a peer to take what is being sent when the link ends, or to end it in turn."""
 
 MAX_CREDIT_BYTES = 2**40
 """More credit than this is no honest grant."""
@@ -97,7 +97,6 @@ class Link:
         self._pong_waits = False
         self._timer: TimerHandle | None = None
         self._is_leaving = False
-        self._peer_leaves = False
         self._frame_count = 0
         self._batch_count = 0
         loop = asyncio.get_running_loop()
@@ -191,7 +190,7 @@ class Link:
         finally:
             idle.cancel()
         self._outbox.close()
-        deadline = self.clock.monotonic() + self.options.ping_timeout_s
+        deadline = self.clock.monotonic() + LAST_WRITE_S
         await wait_until([self._end], self.clock, deadline)
         self._ended_by(LinkError(grpc.StatusCode.UNAVAILABLE, "the link was closed"))
 
@@ -308,7 +307,8 @@ class Link:
         if refusal is not None:
             call.end(refusal)
             return call
-        frame = self._outbox.add(CALL, call.call_id, len(message))
+        size = len(message) + len(method) + sum(len(k) + len(v) for k, v in metadata)
+        frame = self._outbox.add(CALL, call.call_id, size)
         frame.method = method
         frame.message = message
         if metadata:
@@ -376,7 +376,10 @@ class Link:
     def send_end(self, call_id: int, status: Status, message: bytes | None) -> None:
         """End a call of the peer."""
         self._served.pop(call_id, None)
-        frame = self._outbox.add(END, call_id, 0 if message is None else len(message))
+        size = len(status.details) + sum(len(k) + len(v) for k, v in status.trailing)
+        if message is not None:
+            size += len(message)
+        frame = self._outbox.add(END, call_id, size)
         frame.code = status.code.value[0]
         frame.details = status.details
         frame.not_started = status.not_started
@@ -496,7 +499,6 @@ class Link:
         """Nothing to do: whatever arrives is a sign of life."""
 
     def _on_goaway(self, _frame: link_pb2.Frame) -> None:
-        self._peer_leaves = True
         self._left.set()
         self._free_slots()
 

@@ -66,9 +66,9 @@ class Outbox:
         """What waits, a batch that is being sent aside."""
         return self._unsent_bytes
 
-    def add(self, kind: int, call_id: int = 0, message_bytes: int = 0) -> link_pb2.Frame:
+    def add(self, kind: int, call_id: int = 0, payload_bytes: int = 0) -> link_pb2.Frame:
         """Return a new last frame, to be filled before anything is awaited."""
-        cost = message_bytes + FRAME_COST
+        cost = payload_bytes + FRAME_COST
         if self._last_bytes and self._last_bytes + cost > self._max_batch_bytes:
             self._full.append((self._last, self._last_bytes))
             self._last, self._last_bytes = self._new_batch(), 0

@@ -46,7 +46,8 @@ class GrpcServer:
         self._settings = settings
         self._inference = inference
         self._catalog = catalog
-        self._links = LinkServer(options=LinkOptions(max_message_bytes=settings.max_message_bytes))
+        self._link_options = LinkOptions(max_message_bytes=settings.max_message_bytes)
+        self._links = LinkServer(options=self._link_options)
         add_services(self._links, inference, catalog)
         self._server: aio.Server | None = None
         self._health: Any = None
@@ -61,7 +62,7 @@ class GrpcServer:
         address = ListenAddress.parse(listen)
         require_loopback(address)
         options = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
-        options.append(("grpc.max_receive_message_length", self._settings.max_message_bytes))
+        options.extend(self._link_options.grpc_options())
         server = aio.server(options=options)
         add_services(server, self._inference, self._catalog)
         link_pb2_grpc.add_LinkServiceServicer_to_server(self._links, server)  # type: ignore[no-untyped-call]
