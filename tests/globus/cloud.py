@@ -91,6 +91,8 @@ class Cloud:
         self.held: list[bytes] = []
         self.offline: set[str] = set()
         self.check_allowed = True
+        self.gateway_broker_url = BROKER_URL
+        """The broker's address as gateways are told; a test may put something in between."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._runner: web.AppRunner | None = None
@@ -122,6 +124,7 @@ class Cloud:
         self.submits.clear()
         self.hold_results = False
         self.check_allowed = True
+        self.gateway_broker_url = BROKER_URL
 
     async def wait(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until something outside of the test's loop has happened."""
@@ -491,7 +494,7 @@ class Cloud:
 
     async def _amqp_url(self, _request: web.Request) -> web.Response:
         return web.json_response(
-            {"queue_prefix": f"{self.prefix}-group-", "connection_url": BROKER_URL}
+            {"queue_prefix": f"{self.prefix}-group-", "connection_url": self.gateway_broker_url}
         )
 
     # Broker

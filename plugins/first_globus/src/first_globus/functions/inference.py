@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 SERVER_TIMEOUT_S = 3600
 SEND_TIMEOUT_S = 30
 SEND_TRIES = 8
+GROUP_PIECES = 16  # of 64 KiB each at most, so that no request exceeds what the gateway takes
 STREAM_KEYS = (
     "streaming_server_host",
     "streaming_server_port",
@@ -162,7 +163,7 @@ def _read(
 def _waiting(pieces: queue.Queue[Any]) -> tuple[bytes, str | None]:
     """Return all that waits, and how it ended: empty when well, `None` when it goes on."""
     found = [pieces.get()]
-    while True:
+    while isinstance(found[-1], bytes) and len(found) < GROUP_PIECES:
         try:
             found.append(pieces.get_nowait())
         except queue.Empty:
