@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import threading
 import time
 import uuid
@@ -131,6 +133,17 @@ class Cloud:
         async with asyncio.timeout(timeout_s):
             while not condition():  # noqa: ASYNC110 - another process changes it
                 await asyncio.sleep(0.02)
+
+    def kill_workers(self) -> None:
+        """Kill all user endpoint processes, as a node that goes down would."""
+        self.run(self._kill_workers())
+
+    async def _kill_workers(self) -> None:
+        for worker in self.workers.values():
+            if worker.pid:
+                os.kill(worker.pid, signal.SIGKILL)
+            worker.pid, worker.commanded_s = 0, 0.0
+            worker.ready.clear()
 
     def release_results(self) -> None:
         self.hold_results = False
@@ -429,11 +442,15 @@ class Cloud:
         name = json.dumps([agent_id, config], sort_keys=True)
         worker_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
         worker = self.workers.setdefault(worker_id, Worker(worker_id))
-        now_s = time.monotonic()
-        if now_s - worker.commanded_s > 5.0:
-            worker.commanded_s = now_s
-            await self._command(agent_id, worker, config)
-        await asyncio.wait_for(worker.ready.wait(), 50)
+        for _ in range(10):
+            now_s = time.monotonic()
+            if now_s - worker.commanded_s > 5.0:
+                worker.commanded_s = now_s
+                await self._command(agent_id, worker, config)
+            with contextlib.suppress(TimeoutError):
+                # After a hard kill agents refuse to start anew for three heartbeats.
+                await asyncio.wait_for(worker.ready.wait(), 5.1)
+                break
         return worker
 
     async def _command(self, agent_id: str, worker: Worker, config: dict[str, Any]) -> None:
@@ -507,7 +524,7 @@ class Cloud:
             if owner in self.agents:
                 self.agents[owner].seen_s = now_s if state.get("heartbeat_period") else 0.0
             worker = self.workers.get(owner)
-            if worker is not None:
+            if worker is not None and state.get("posix_pid") and "error" not in state:
                 worker.pid, worker.seen_s = state.get("posix_pid", 0), now_s
                 worker.ready.set()
 

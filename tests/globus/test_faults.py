@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 
 import pytest
 from cable import Cable
@@ -34,13 +32,8 @@ async def test_killed_agent_ends_calls_by_their_deadline(start, make_call, cloud
     sim.faults.add(StallBeforeHead())
     lost = asyncio.create_task(backend.call(make_call(first_chunk_s=4.0)))
     await sim.wait_received(1)
-    before = {worker.pid for worker in cloud.workers.values()}
 
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    for worker in cloud.workers.values():
-        worker.commanded_s = 0.0
-        worker.ready.clear()
+    await asyncio.to_thread(cloud.kill_workers)
 
     with pytest.raises(BackendTimeoutError) as caught:
         await lost
@@ -160,10 +153,7 @@ class TestStreams:
         streaming = asyncio.create_task(backend.stream(make_call(STREAM, idle_s=2.0), sink))
         await asyncio.wait_for(sink.came.wait(), 30)
 
-        for worker in cloud.workers.values():
-            os.kill(worker.pid, signal.SIGKILL)
-            worker.commanded_s = 0.0
-            worker.ready.clear()
+        await asyncio.to_thread(cloud.kill_workers)
 
         with pytest.raises(BackendTimeoutError) as caught:
             await streaming
