@@ -110,8 +110,7 @@ class Pair:
 @asynccontextmanager
 async def serving(links: Any, address: str = "127.0.0.1:0") -> AsyncIterator[tuple[str, Any]]:
     """A gRPC server that takes links; yields its target and itself."""
-    options = [("grpc.so_reuseport", 0), *LinkOptions().grpc_options()]
-    server = aio.server(options=options)
+    server = aio.server(options=[("grpc.so_reuseport", 0)])
     link_pb2_grpc.add_LinkServiceServicer_to_server(links, server)
     port = server.add_insecure_port(address)
     await server.start()
@@ -134,7 +133,7 @@ async def paired(clock: Any, near: LinkOptions, far: LinkOptions) -> AsyncIterat
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(called, links)
     async with serving(links) as (target, _):
         channel = LinkChannel(
-            aio.insecure_channel(target, options=near.grpc_options()),
+            aio.insecure_channel(target),
             options=near,
             clock=clock,
             servicers=servicers_of(calling),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
+import pytest
 from link_peers import call, call_frame, frame, hello, raw_dial, stream
 
+from first_core.link import LinkError
 from first_core.link.frames import CREDIT, END, MESSAGE
 
 CREDIT_BYTES = 64 * 1024
@@ -142,3 +145,74 @@ async def test_servicer_sends_no_more_than_it_was_granted(open_pair: Any) -> Non
 
     assert written == 1
     assert end.code == 0
+
+
+LARGE = 20_000_000
+
+
+async def test_large_messages_do_not_stall_small_ones(pair: Any) -> None:
+    """Calls made after a large one, in either direction, are answered long before it."""
+    order: list[str] = []
+
+    async def run(name: str, body: bytes) -> bytes:
+        answer = await pair.stubs["out"].Call(call("", body))
+        order.append(name)
+        return bytes(answer.body)
+
+    large = [asyncio.ensure_future(run("large", b"x" * LARGE)) for _ in range(2)]
+    await settle(lambda: pair.ends["out"].statistics().sent_batch_count > 3)
+    small = await asyncio.gather(*(run("small", b"%d" % index) for index in range(50)))
+    seen = list(order)
+    answers = await asyncio.gather(*large)
+
+    assert small == [b"%d" % index for index in range(50)]
+    assert seen == ["small"] * 50
+    assert [len(answer) for answer in answers] == [LARGE] * 2
+
+
+async def test_large_events_come_whole_and_in_order(pair: Any) -> None:
+    """Events in parts, of several streams at once, never mix."""
+
+    async def serve(request: bytes, context: Any) -> None:
+        for index in range(3):
+            await context.write(request * (200_000 + index))
+
+    handler = grpc.unary_stream_rpc_method_handler(serve)
+    pair.links.add_registered_method_handlers("x.X", {"Large": handler})
+    method = pair.channel.unary_stream("/x.X/Large")
+
+    async def read(letter: bytes) -> list[bytes]:
+        return [event async for event in method(letter)]
+
+    found = await asyncio.gather(*(read(letter) for letter in (b"a", b"b", b"c")))
+
+    for letter, events in zip((b"a", b"b", b"c"), found, strict=True):
+        assert events == [letter * (200_000 + index) for index in range(3)]
+
+
+async def test_cancel_amid_a_large_request_ends_it(pair: Any) -> None:
+    """A caller that leaves while its request is on the way starts nothing and blocks nothing."""
+    task = asyncio.ensure_future(pair.stubs["out"].Call(call("", b"x" * LARGE)))
+    await settle(lambda: pair.ends["back"].statistics().received_frame_count > 3)
+    task.cancel()
+    answer = await pair.stubs["out"].Call(call("", b"y"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert answer.body == b"y"
+    assert len(pair.servicers["out"].contexts) == 1
+    assert pair.ends["out"].statistics().unsent_bytes == 0
+
+
+async def test_loss_amid_a_large_request_started_nothing(pair: Any) -> None:
+    """A call whose request did not arrive whole goes on the next link by itself."""
+    run = asyncio.ensure_future(pair.stubs["out"].Call(call("", b"x" * LARGE)))
+    await settle(lambda: pair.ends["back"].statistics().received_frame_count > 3)
+    pair.ends["back"]._ended_by(LinkError(grpc.StatusCode.UNAVAILABLE, "cut"))
+    while not run.done():
+        pair.channel.clock.advance(0.001)
+        await asyncio.sleep(0)
+    answer = await run
+
+    assert len(answer.body) == LARGE
+    assert len(pair.servicers["out"].contexts) == 1

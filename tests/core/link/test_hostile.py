@@ -18,8 +18,11 @@ from first_core.link.frames import (
     GOAWAY,
     HELLO,
     MESSAGE,
+    PART,
+    PART_BYTES,
 )
 
+PART_OF = b"x" * PART_BYTES
 PAIR = {"key": "k", "value": b"v"}
 
 
@@ -52,6 +55,16 @@ BROKEN_LINKS = {
     "negative credit": (
         [hello(), call_frame(1, "hang"), frame(CREDIT, 1, credit_bytes=-1)],
         "a credit of -1 bytes",
+    ),
+    "part of nothing": ([hello(), frame(PART, 7)], "call id 7 was never used"),
+    "small part": ([hello(), call_frame(1, message=b"x", more=True)], "a part of 1 bytes"),
+    "empty part": (
+        [hello(), call_frame(1, message=PART_OF, more=True), frame(PART, 1, more=True)],
+        "a part of 0 bytes",
+    ),
+    "part of a new call": (
+        [hello(), call_frame(1, message=PART_OF, more=True), call_frame(1)],
+        "call id 1 is not a new one",
     ),
     "endless credit": (
         [hello(), call_frame(1, "hang"), frame(CREDIT, 1, credit_bytes=2**62)],
@@ -169,6 +182,36 @@ async def test_message_beyond_the_limit_is_refused(open_pair: Any) -> None:
         end = await peer.frame(END)
 
     assert end.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+async def test_parts_beyond_the_limit_are_refused(open_pair: Any) -> None:
+    """A request in parts is refused as soon as it is too large; what follows is passed over."""
+    async with (
+        open_pair(max_message_bytes=100_000) as pair,
+        raw_dial(pair.target) as (peer, _),
+    ):
+        part = frame(PART, 1, message=PART_OF, more=True)
+        await peer.send(hello(), call_frame(1, message=PART_OF, more=True), part, part, part)
+        refused = await peer.frame(END)
+        await peer.send(frame(PART, 1, message=b""), call_frame(3))
+        after = await peer.frame(END)
+
+    assert refused.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert refused.not_started
+    assert (after.call_id, after.code) == (3, 0)
+
+
+async def test_calls_in_parts_count_as_in_flight(open_pair: Any) -> None:
+    """Requests that are begun and never completed take the room of calls."""
+    async with open_pair(max_call_count=2) as pair, raw_dial(pair.target) as (peer, _):
+        begun = [call_frame(i, message=PART_OF, more=True) for i in (1, 3, 5)]
+        await peer.send(hello(), *begun)
+        refused = await peer.frame(END)
+        await peer.send(frame(CANCEL, 1), call_frame(7))
+        after = await peer.frame(END)
+
+    assert (refused.call_id, refused.not_started) == (5, True)
+    assert (after.call_id, after.code) == (7, 0)
 
 
 async def test_peer_that_does_not_read_is_given_up(open_pair: Any, clock: Any) -> None:

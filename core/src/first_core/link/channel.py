@@ -69,7 +69,7 @@ class LinkChannel(CallSurface):
     """Dials a peer with the first call, and again when the link is lost.
 
     Args:
-        channel: To the peer's gRPC server, with `LinkOptions.grpc_options`. Closed with this one.
+        channel: To the peer's gRPC server. Closed with this one.
         options: Bounds of this side.
         clock: The time.
         servicers: What the peer may call. Default: nothing.

@@ -11,8 +11,20 @@ import grpc
 
 from first_core.link import frames
 from first_core.link.calls import SentCall
-from first_core.link.frames import CALL, CANCEL, CREDIT, END, GOAWAY, HELLO, MESSAGE, PING, PONG
+from first_core.link.frames import (
+    CALL,
+    CANCEL,
+    CREDIT,
+    END,
+    GOAWAY,
+    HELLO,
+    MESSAGE,
+    PART,
+    PING,
+    PONG,
+)
 from first_core.link.outbox import Outbox
+from first_core.link.partials import Partials
 from first_core.link.served import ServedCall
 from first_core.link.status import EXPIRED, LinkError, Metadata, Status, broken
 from first_core.link.waits import wait_until
@@ -36,6 +48,9 @@ LAST_WRITE_S = 1.0
 
 MAX_CREDIT_BYTES = 2**40
 """More credit than this is no honest grant."""
+
+
+_IN_PARTS = frozenset({CALL, MESSAGE, END})
 
 
 class LinkStatistics(NamedTuple):
@@ -89,6 +104,7 @@ class Link:
         )
         self._sent: dict[int, SentCall] = {}
         self._served: dict[int, ServedCall] = {}
+        self._partials = Partials()
         self._last_sent_id = -1 if pipe.dialled else 0
         self._last_served_id = 0
         self._slots: list[asyncio.Future[None]] = []
@@ -113,6 +129,7 @@ class Link:
             PING: self._on_ping,
             PONG: self._on_pong,
             GOAWAY: self._on_goaway,
+            PART: self._on_part,
         }
 
     # Its life.
@@ -195,7 +212,7 @@ class Link:
         self._ended_by(LinkError(grpc.StatusCode.UNAVAILABLE, "the link was closed"))
 
     def _check_idle(self) -> None:
-        if self._is_leaving and not self._sent and not self._served:
+        if self._is_leaving and not self._sent and not self._served and not self._partials.count:
             self._idle.set()
 
     def _ended_by(self, error: LinkError) -> None:
@@ -207,6 +224,7 @@ class Link:
         sent, self._sent = self._sent, {}
         for call in sent.values():
             call.end(_lost(error, not_started=call.call_id in unsent))
+        self._partials = Partials()
         served, self._served = self._served, {}
         for served_call in served.values():
             served_call.stop()
@@ -307,10 +325,9 @@ class Link:
         if refusal is not None:
             call.end(refusal)
             return call
-        size = len(message) + len(method) + sum(len(k) + len(v) for k, v in metadata)
-        frame = self._outbox.add(CALL, call.call_id, size)
+        size = len(method) + sum(len(k) + len(v) for k, v in metadata)
+        frame = self._outbox.add(CALL, call.call_id, message, extra_bytes=size)
         frame.method = method
-        frame.message = message
         if metadata:
             frames.put_metadata(frame, metadata)
         if deadline is not None:
@@ -339,6 +356,8 @@ class Link:
     def abandon(self, call_id: int) -> None:
         """Tell the peer that nobody waits for a call any more."""
         if self._sent.pop(call_id, None) is not None:
+            self._partials.drop(call_id)
+            self._outbox.cut_off(call_id)
             self._outbox.add(CANCEL, call_id)
             self._freed()
 
@@ -371,20 +390,21 @@ class Link:
 
     def send_message(self, call_id: int, message: bytes) -> None:
         """Send a message of a streamed answer."""
-        self._outbox.add(MESSAGE, call_id, len(message)).message = message
+        self._outbox.add(MESSAGE, call_id, message)
+
+    def is_sending(self, call_id: int) -> bool:
+        """Tell whether parts of a message of this call are still to be sent."""
+        return self._outbox.is_sending(call_id)
 
     def send_end(self, call_id: int, status: Status, message: bytes | None) -> None:
         """End a call of the peer."""
         self._served.pop(call_id, None)
+        self._outbox.cut_off(call_id)
         size = len(status.details) + sum(len(k) + len(v) for k, v in status.trailing)
-        if message is not None:
-            size += len(message)
-        frame = self._outbox.add(END, call_id, size)
+        frame = self._outbox.add(END, call_id, message, extra_bytes=size)
         frame.code = status.code.value[0]
         frame.details = status.details
         frame.not_started = status.not_started
-        if message is not None:
-            frame.message = message
         if status.trailing:
             frames.put_metadata(frame, status.trailing)
         if self._is_leaving:
@@ -396,6 +416,8 @@ class Link:
         if self._opened.done():
             take = self._takes.get(frame.kind)
             if take is not None:  # a kind of a newer minor version is passed over
+                if frame.more and frame.kind in _IN_PARTS:
+                    take = self._on_first_part
                 take(frame)
             elif frame.kind == HELLO:
                 raise broken("a second hello")
@@ -406,11 +428,55 @@ class Link:
         self._opened.set_result(None)
         self._watch()
 
-    def _on_call(self, frame: link_pb2.Frame) -> None:
+    def _on_first_part(self, frame: link_pb2.Frame) -> None:
+        if frame.kind == CALL:
+            self._check_new(frame)
+            refusal = self._reason_not_to_serve(frame)
+            if refusal is not None:
+                self.send_end(frame.call_id, refusal, None)
+                return
+        elif self._call_of(frame) is None:
+            return
+        self._partials.begin(frame)
+
+    def _on_part(self, frame: link_pb2.Frame) -> None:
+        call_id = frame.call_id
+        if not self._partials.holds(call_id):  # it crossed an end, or it goes on with nothing
+            ours = call_id % 2 == self._last_sent_id % 2
+            _ = self._call_of(frame) if ours else self._served_of(frame)
+            return
+        whole = self._partials.add(frame)
+        if self._partials.size(call_id) > self.options.max_message_bytes:
+            first = self._partials.drop(call_id)
+            whole = None
+            self._refuse_large(first)
+        if whole is not None and whole.kind == CALL:
+            self._serve(whole)
+        elif whole is not None:
+            self._takes[whole.kind](whole)
+
+    def _refuse_large(self, first: link_pb2.Frame | None) -> None:
+        if first is None:
+            return
+        text = f"Received message larger than max ({self.options.max_message_bytes})"
+        status = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, text, not_started=first.kind == CALL)
+        if first.kind == CALL:
+            self.send_end(first.call_id, status, None)
+        else:
+            self._sent[first.call_id].fail(status)
+
+    def _check_new(self, frame: link_pb2.Frame) -> None:
         call_id = frame.call_id
         if call_id <= self._last_served_id or call_id % 2 == self._last_sent_id % 2:
             raise broken(f"call id {call_id} is not a new one of the peer's")
         self._last_served_id = call_id
+
+    def _on_call(self, frame: link_pb2.Frame) -> None:
+        self._check_new(frame)
+        self._serve(frame)
+
+    def _serve(self, frame: link_pb2.Frame) -> None:
+        call_id = frame.call_id
         refusal = self._reason_not_to_serve(frame)
         if refusal is not None:
             self.send_end(call_id, refusal, None)
@@ -429,7 +495,7 @@ class Link:
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
         if self._is_leaving:
             code, text = grpc.StatusCode.UNAVAILABLE, "the link is being left"
-        elif len(self._served) >= options.max_call_count:
+        elif len(self._served) + self._partials.count >= options.max_call_count:
             text = f"{options.max_call_count} calls are in flight on this link"
         elif len(frame.message) > options.max_message_bytes:
             size, limit = len(frame.message), options.max_message_bytes
@@ -458,6 +524,8 @@ class Link:
 
     def _on_message(self, frame: link_pb2.Frame) -> None:
         call = self._call_of(frame)
+        if self._partials.holds(frame.call_id):
+            raise broken(f"call id {frame.call_id} has a message under way")
         if call is not None:
             call.on_message(frame.message)
 
@@ -465,6 +533,7 @@ class Link:
         call = self._call_of(frame)
         if call is not None:
             del self._sent[call.call_id]
+            self._partials.drop(call.call_id)
             call.on_end(frame)
             self._freed()
 
@@ -479,10 +548,12 @@ class Link:
 
     def _on_cancel(self, frame: link_pb2.Frame) -> None:
         call = self._served_of(frame)
+        self._outbox.cut_off(frame.call_id)
+        self._partials.drop(frame.call_id)
         if call is not None:
             del self._served[call.call_id]
             call.stop()
-            self._freed()
+        self._freed()
 
     def _on_credit(self, frame: link_pb2.Frame) -> None:
         call = self._served_of(frame)

@@ -24,6 +24,7 @@ CREDIT: Final = link_pb2.FRAME_KIND_CREDIT
 PING: Final = link_pb2.FRAME_KIND_PING
 PONG: Final = link_pb2.FRAME_KIND_PONG
 GOAWAY: Final = link_pb2.FRAME_KIND_GOAWAY
+PART: Final = link_pb2.FRAME_KIND_PART
 
 MAJOR: Final = 1
 MINOR: Final = 0
@@ -31,6 +32,9 @@ MINOR: Final = 0
 
 FRAME_COST: Final = 64
 """What a frame counts beyond its message, in bytes; first.link.v1 tells it."""
+
+PART_BYTES: Final = 64 * 1024
+"""Largest message in one frame; larger ones share the link in parts. first.link.v1 tells it."""
 
 _KEY: Final = re.compile(r"[a-z0-9_.-]{1,256}")
 _TEXT: Final = re.compile(r"[ -~]*")

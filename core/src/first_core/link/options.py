@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-FRAMING_BYTES: Final = 2 * 1024 * 1024
-"""What a message of the stream may hold beyond the largest message of a call: other frames of its
-batch, metadata, and tags."""
+MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
+"""Largest message on the stream, whatever the largest message of a call. Below gRPC's own default
+of 4 MiB, so that servers and channels need no options for links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +35,6 @@ class LinkOptions:
     max_backoff_s: float = 1.0
     """Longest pause between two attempts. Pauses are shortened by up to a fifth, at random."""
     max_batch_bytes: int = 1024 * 1024
-    """What is sent as one message at most, one larger frame aside. Below `FRAMING_BYTES`."""
+    """What is sent as one message at most, metadata aside. At most half of `MAX_BATCH_BYTES`."""
     max_unsent_bytes: int = 4 * 1024 * 1024
     """What may wait to be sent before streamed answers are held back, whatever their credit."""
-
-    def grpc_options(self) -> list[tuple[str, Any]]:
-        """Return the options of gRPC servers and channels that carry such links."""
-        return [
-            ("grpc.max_send_message_length", -1),
-            (
-                "grpc.max_receive_message_length",
-                min(self.max_message_bytes + FRAMING_BYTES, 2**31 - 1),
-            ),
-        ]

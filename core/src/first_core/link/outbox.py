@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from first_core.link.frames import CALL, FRAME_COST, PONG
+from first_core.link.frames import CALL, FRAME_COST, PART, PART_BYTES, PONG
 from first_core.link.status import LinkError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Outbox:
         self._last: Any = new_batch()
         self._last_bytes = 0
         self._full: deque[tuple[Any, int]] = deque()
+        self._rests: dict[int, tuple[bytes, int]] = {}
         self._unsent_bytes = 0
         self._unsent_frames = 0
         self._closing = False
@@ -63,12 +64,23 @@ class Outbox:
 
     @property
     def unsent_bytes(self) -> int:
-        """What waits, a batch that is being sent aside."""
+        """What waits, beside a batch that is being sent and the rests of large messages."""
         return self._unsent_bytes
 
-    def add(self, kind: int, call_id: int = 0, payload_bytes: int = 0) -> link_pb2.Frame:
-        """Return a new last frame, to be filled before anything is awaited."""
-        cost = payload_bytes + FRAME_COST
+    def add(
+        self, kind: int, call_id: int = 0, message: bytes | None = None, *, extra_bytes: int = 0
+    ) -> link_pb2.Frame:
+        """Return a new last frame, to be filled before anything is awaited.
+
+        Args:
+            kind: What it is.
+            call_id: Which call.
+            message: Put into it; what is too large for one frame follows in parts.
+            extra_bytes: What else is put into it, about.
+        """
+        cost = extra_bytes + FRAME_COST
+        if message is not None:
+            cost += min(len(message), PART_BYTES)
         if self._last_bytes and self._last_bytes + cost > self._max_batch_bytes:
             self._full.append((self._last, self._last_bytes))
             self._last, self._last_bytes = self._new_batch(), 0
@@ -82,7 +94,21 @@ class Outbox:
         if filled is not None and not filled.done():
             filled.set_result(None)
         frame: link_pb2.Frame = self._last.frames.add(kind=kind, call_id=call_id)
+        if message is not None:
+            if len(message) > PART_BYTES:
+                self._rests[call_id] = (message, PART_BYTES)
+                message = message[:PART_BYTES]
+                frame.more = True
+            frame.message = message
         return frame
+
+    def is_sending(self, call_id: int) -> bool:
+        """Tell whether parts of a message of this call are still to be sent."""
+        return call_id in self._rests
+
+    def cut_off(self, call_id: int) -> None:
+        """Send no further parts of a call's message."""
+        self._rests.pop(call_id, None)
 
     async def run(self, send: Callable[[Any], Awaitable[None]]) -> None:
         """Send what is added, until `close` was called and all is sent.
@@ -91,11 +117,7 @@ class Outbox:
             LinkError: More waits than an honest peer lets wait.
         """
         while await self._wait_filled():
-            batch, size = self._full.popleft() if self._full else (self._last, self._last_bytes)
-            if batch is self._last:
-                self._last, self._last_bytes = self._new_batch(), 0
-            self._unsent_bytes -= size
-            self._unsent_frames -= len(batch.frames)
+            batch = self._take()
             self.batch_count += 1
             self.holds_pong = False
             await send(batch)
@@ -103,11 +125,35 @@ class Outbox:
                 self._wake_writers()
 
     async def _wait_filled(self) -> bool:
-        if not self._last_bytes and not self._closing:
+        if not self._last_bytes and not self._rests and not self._closing:
             self._filled = asyncio.get_running_loop().create_future()
             await self._filled
             self._filled = None
-        return bool(self._last_bytes)
+        return bool(self._last_bytes or self._rests)
+
+    def _take(self) -> Any:
+        if self._full:
+            batch, size = self._full.popleft()
+            self._unsent_frames -= len(batch.frames)
+        else:
+            batch, size = self._last, self._last_bytes
+            self._unsent_frames -= len(batch.frames)
+            self._last, self._last_bytes = self._new_batch(), 0
+            if self._rests:  # their first parts have been taken: they are no younger than `_last`
+                self._add_part(batch)
+        self._unsent_bytes -= size
+        return batch
+
+    def _add_part(self, batch: Any) -> None:
+        """Add the next part of the message whose turn it is; the others' turns come first then."""
+        call_id = next(iter(self._rests))
+        message, begin = self._rests.pop(call_id)
+        end = begin + PART_BYTES
+        more = end < len(message)
+        batch.frames.add(kind=PART, call_id=call_id, message=message[begin:end], more=more)
+        self.frame_count += 1
+        if more:
+            self._rests[call_id] = (message, end)
 
     def check(self) -> None:
         """Raise a `LinkError` where more waits than an honest peer lets wait."""
@@ -136,6 +182,7 @@ class Outbox:
     def drop(self) -> None:
         """Forget what waits, and let `run` return."""
         self._full.clear()
+        self._rests.clear()
         self._last, self._last_bytes = self._new_batch(), 0
         self._unsent_bytes = self._unsent_frames = 0
         self.close()
@@ -145,6 +192,7 @@ class Outbox:
         self._wake_writers()
 
     def unsent_calls(self) -> set[int]:
-        """Return the ids of the calls that have not left."""
+        """Return the ids of the calls that have not left, or not as a whole."""
         batches = [batch for batch, _ in self._full] + [self._last]
-        return {f.call_id for batch in batches for f in batch.frames if f.kind == CALL}
+        unsent = {f.call_id for batch in batches for f in batch.frames if f.kind == CALL}
+        return unsent | self._rests.keys()

@@ -137,6 +137,8 @@ class ServedCall:
             raise aio.UsageError("the call has ended")
         self._credit -= len(data) + FRAME_COST
         self.link.send_message(self.call_id, data)
+        while self.link.is_sending(self.call_id):
+            await self.link.wait_room()
 
     async def _wait_room(self) -> None:
         if self._credit > 0:

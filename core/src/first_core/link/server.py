@@ -36,7 +36,7 @@ class LinkServer(Servicers, link_pb2_grpc.LinkServiceServicer):
     """Runs its servicers for every peer that dials, and holds what calls the peers.
 
     It is filled like a server, by the generated `add_…Servicer_to_server`, and then itself added to
-    a `grpc.aio.Server`, with `LinkOptions.grpc_options`, by `add_LinkServiceServicer_to_server`.
+    a `grpc.aio.Server` by `add_LinkServiceServicer_to_server`.
 
     Args:
         options: Bounds of this side of each link.

@@ -9,7 +9,7 @@ from grpc import aio
 
 from first_core.client import CHANNEL_OPTIONS
 from first_core.errors import StartupError
-from first_core.link import LinkOptions, LinkServer
+from first_core.link import MAX_BATCH_BYTES, LinkOptions, LinkServer
 from first_core.settings import ListenAddress, require_loopback
 from first_proto.link.v1 import link_pb2_grpc
 from first_proto.v1 import (
@@ -46,8 +46,7 @@ class GrpcServer:
         self._settings = settings
         self._inference = inference
         self._catalog = catalog
-        self._link_options = LinkOptions(max_message_bytes=settings.max_message_bytes)
-        self._links = LinkServer(options=self._link_options)
+        self._links = LinkServer(options=LinkOptions(max_message_bytes=settings.max_message_bytes))
         add_services(self._links, inference, catalog)
         self._server: aio.Server | None = None
         self._health: Any = None
@@ -62,7 +61,8 @@ class GrpcServer:
         address = ListenAddress.parse(listen)
         require_loopback(address)
         options = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)]
-        options.extend(self._link_options.grpc_options())
+        largest = max(self._settings.max_message_bytes, MAX_BATCH_BYTES)
+        options.append(("grpc.max_receive_message_length", largest))
         server = aio.server(options=options)
         add_services(server, self._inference, self._catalog)
         link_pb2_grpc.add_LinkServiceServicer_to_server(self._links, server)  # type: ignore[no-untyped-call]

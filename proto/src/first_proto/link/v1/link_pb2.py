@@ -25,25 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66irst/link/v1/link.proto\x12\rfirst.link.v1\x1a\x1egoogle/protobuf/duration.proto\"6\n\x0e\x43onnectRequest\x12$\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x14.first.link.v1.Frame\"7\n\x0f\x43onnectResponse\x12$\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x14.first.link.v1.Frame\"\xb9\x02\n\x05\x46rame\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.first.link.v1.FrameKind\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\x03\x12\x0e\n\x06method\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x08metadata\x18\x05 \x03(\x0b\x32\x18.first.link.v1.Metadatum\x12\x14\n\x07message\x18\x06 \x01(\x0cH\x00\x88\x01\x01\x12\x0c\n\x04\x63ode\x18\x07 \x01(\x05\x12\x0f\n\x07\x64\x65tails\x18\x08 \x01(\t\x12\x13\n\x0bnot_started\x18\t \x01(\x08\x12\x14\n\x0c\x63redit_bytes\x18\n \x01(\x03\x12#\n\x05hello\x18\x0b \x01(\x0b\x32\x14.first.link.v1.HelloB\n\n\x08_message\"\'\n\tMetadatum\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xa2\x01\n\x05Hello\x12\x15\n\rmajor_version\x18\x01 \x01(\x05\x12\x15\n\rminor_version\x18\x02 \x01(\x05\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x03\x12\x16\n\x0emax_call_count\x18\x04 \x01(\x05\x12\x1a\n\x12max_metadata_bytes\x18\x05 \x01(\x03\x12\x1c\n\x14initial_credit_bytes\x18\x06 \x01(\x03*\xed\x01\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46RAME_KIND_HELLO\x10\x01\x12\x13\n\x0f\x46RAME_KIND_CALL\x10\x02\x12\x16\n\x12\x46RAME_KIND_MESSAGE\x10\x03\x12\x12\n\x0e\x46RAME_KIND_END\x10\x04\x12\x15\n\x11\x46RAME_KIND_CANCEL\x10\x05\x12\x15\n\x11\x46RAME_KIND_CREDIT\x10\x06\x12\x13\n\x0f\x46RAME_KIND_PING\x10\x07\x12\x13\n\x0f\x46RAME_KIND_PONG\x10\x08\x12\x15\n\x11\x46RAME_KIND_GOAWAY\x10\t2[\n\x0bLinkService\x12L\n\x07\x43onnect\x12\x1d.first.link.v1.ConnectRequest\x1a\x1e.first.link.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66irst/link/v1/link.proto\x12\rfirst.link.v1\x1a\x1egoogle/protobuf/duration.proto\"6\n\x0e\x43onnectRequest\x12$\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x14.first.link.v1.Frame\"7\n\x0f\x43onnectResponse\x12$\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x14.first.link.v1.Frame\"\xc7\x02\n\x05\x46rame\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.first.link.v1.FrameKind\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\x03\x12\x0e\n\x06method\x18\x03 \x01(\t\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x08metadata\x18\x05 \x03(\x0b\x32\x18.first.link.v1.Metadatum\x12\x14\n\x07message\x18\x06 \x01(\x0cH\x00\x88\x01\x01\x12\x0c\n\x04\x63ode\x18\x07 \x01(\x05\x12\x0f\n\x07\x64\x65tails\x18\x08 \x01(\t\x12\x13\n\x0bnot_started\x18\t \x01(\x08\x12\x14\n\x0c\x63redit_bytes\x18\n \x01(\x03\x12#\n\x05hello\x18\x0b \x01(\x0b\x32\x14.first.link.v1.Hello\x12\x0c\n\x04more\x18\x0c \x01(\x08\x42\n\n\x08_message\"\'\n\tMetadatum\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xa2\x01\n\x05Hello\x12\x15\n\rmajor_version\x18\x01 \x01(\x05\x12\x15\n\rminor_version\x18\x02 \x01(\x05\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x03\x12\x16\n\x0emax_call_count\x18\x04 \x01(\x05\x12\x1a\n\x12max_metadata_bytes\x18\x05 \x01(\x03\x12\x1c\n\x14initial_credit_bytes\x18\x06 \x01(\x03*\x82\x02\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46RAME_KIND_HELLO\x10\x01\x12\x13\n\x0f\x46RAME_KIND_CALL\x10\x02\x12\x16\n\x12\x46RAME_KIND_MESSAGE\x10\x03\x12\x12\n\x0e\x46RAME_KIND_END\x10\x04\x12\x15\n\x11\x46RAME_KIND_CANCEL\x10\x05\x12\x15\n\x11\x46RAME_KIND_CREDIT\x10\x06\x12\x13\n\x0f\x46RAME_KIND_PING\x10\x07\x12\x13\n\x0f\x46RAME_KIND_PONG\x10\x08\x12\x15\n\x11\x46RAME_KIND_GOAWAY\x10\t\x12\x13\n\x0f\x46RAME_KIND_PART\x10\n2[\n\x0bLinkService\x12L\n\x07\x43onnect\x12\x1d.first.link.v1.ConnectRequest\x1a\x1e.first.link.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'first.link.v1.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FRAMEKIND']._serialized_start=711
-  _globals['_FRAMEKIND']._serialized_end=948
+  _globals['_FRAMEKIND']._serialized_start=725
+  _globals['_FRAMEKIND']._serialized_end=983
   _globals['_CONNECTREQUEST']._serialized_start=75
   _globals['_CONNECTREQUEST']._serialized_end=129
   _globals['_CONNECTRESPONSE']._serialized_start=131
   _globals['_CONNECTRESPONSE']._serialized_end=186
   _globals['_FRAME']._serialized_start=189
-  _globals['_FRAME']._serialized_end=502
-  _globals['_METADATUM']._serialized_start=504
-  _globals['_METADATUM']._serialized_end=543
-  _globals['_HELLO']._serialized_start=546
-  _globals['_HELLO']._serialized_end=708
-  _globals['_LINKSERVICE']._serialized_start=950
-  _globals['_LINKSERVICE']._serialized_end=1041
+  _globals['_FRAME']._serialized_end=516
+  _globals['_METADATUM']._serialized_start=518
+  _globals['_METADATUM']._serialized_end=557
+  _globals['_HELLO']._serialized_start=560
+  _globals['_HELLO']._serialized_end=722
+  _globals['_LINKSERVICE']._serialized_start=985
+  _globals['_LINKSERVICE']._serialized_end=1076
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,7 @@ class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FRAME_KIND_PING: _ClassVar[FrameKind]
     FRAME_KIND_PONG: _ClassVar[FrameKind]
     FRAME_KIND_GOAWAY: _ClassVar[FrameKind]
+    FRAME_KIND_PART: _ClassVar[FrameKind]
 FRAME_KIND_UNSPECIFIED: FrameKind
 FRAME_KIND_HELLO: FrameKind
 FRAME_KIND_CALL: FrameKind
@@ -32,6 +33,7 @@ FRAME_KIND_CREDIT: FrameKind
 FRAME_KIND_PING: FrameKind
 FRAME_KIND_PONG: FrameKind
 FRAME_KIND_GOAWAY: FrameKind
+FRAME_KIND_PART: FrameKind
 
 class ConnectRequest(_message.Message):
     __slots__ = ("frames",)
@@ -46,7 +48,7 @@ class ConnectResponse(_message.Message):
     def __init__(self, frames: _Optional[_Iterable[_Union[Frame, _Mapping]]] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("kind", "call_id", "method", "timeout", "metadata", "message", "code", "details", "not_started", "credit_bytes", "hello")
+    __slots__ = ("kind", "call_id", "method", "timeout", "metadata", "message", "code", "details", "not_started", "credit_bytes", "hello", "more")
     KIND_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +60,7 @@ class Frame(_message.Message):
     NOT_STARTED_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     kind: FrameKind
     call_id: int
     method: str
@@ -69,7 +72,8 @@ class Frame(_message.Message):
     not_started: bool
     credit_bytes: int
     hello: Hello
-    def __init__(self, kind: _Optional[_Union[FrameKind, str]] = ..., call_id: _Optional[int] = ..., method: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., message: _Optional[bytes] = ..., code: _Optional[int] = ..., details: _Optional[str] = ..., not_started: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ...) -> None: ...
+    more: bool
+    def __init__(self, kind: _Optional[_Union[FrameKind, str]] = ..., call_id: _Optional[int] = ..., method: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., message: _Optional[bytes] = ..., code: _Optional[int] = ..., details: _Optional[str] = ..., not_started: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Metadatum(_message.Message):
     __slots__ = ("key", "value")
