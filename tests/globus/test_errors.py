@@ -53,9 +53,9 @@ async def test_failure_of_the_server_keeps_its_class(
     assert caught.value.metadata["http_status"] == str(status)
 
 
-async def test_garbage_is_no_answer(start, make_call, sim):
+async def test_garbage_is_no_answer(start, make_call, sim, function):
     """What is no JSON is an error, never an answer."""
-    backend = await start()
+    backend = await start(function)
     sim.faults.add(Garbage(kind="invalid_json"))
 
     with pytest.raises(BackendUnavailableError):

@@ -159,9 +159,7 @@ class TestStreams:
             await streaming
         assert caught.value.metadata["bound"] == "idle"
 
-    async def test_lost_requests_are_sent_again(
-        self, start, make_call, sink, sim, unused_tcp_port
-    ):
+    async def test_lost_requests_are_sent_again(self, start, make_call, sink, sim, unused_tcp_port):
         """Our function sends a chunk again until it has arrived, and it counts once."""
         listen = f"127.0.0.1:{unused_tcp_port}"
         async with Cable(unused_tcp_port) as cable:

@@ -61,6 +61,17 @@ class _Reserved(msgspec.Struct):
 _reserved = msgspec.json.Decoder(_Reserved)
 
 
+class _Wrapped(msgspec.Struct):
+    """What today's function makes of an answer that is no JSON."""
+
+    completion: str
+    response_time: float
+    throughput_tokens_per_second: float
+
+
+_wrapped = msgspec.json.Decoder(_Wrapped)
+
+
 def task_arguments(call: Call, *, api_port: int, extra: Mapping[str, Any] | None = None) -> str:
     """Return the packed arguments of the task that runs a call.
 
@@ -112,11 +123,23 @@ def answer_of(result: TaskResult, *, now_s: float) -> Answer:
         error = embedded_error(body)
     except NoJsonError as exc:
         raise errors.no_answer() from exc
+    if _is_wrapped(body):
+        raise errors.no_answer()
     if error is not None:
         raise errors.from_status(
             Head(status_of(error) or 500, _HEADERS), body, now_s=now_s, secrets=()
         )
     return Answer(body, _JSON)
+
+
+def _is_wrapped(body: bytes) -> bool:
+    if b'"completion"' not in body[:64]:
+        return False
+    try:
+        _wrapped.decode(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def text_of(result: TaskResult, *, now_s: float) -> str:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import Field, field_validator, model_validator
 
+from first_core.errors import SettingsError
 from first_core.plugin.http.headers import check_header_value
 from first_core.plugin.http.settings import check_url
 from first_core.plugin.operations import OperationName
@@ -32,9 +33,10 @@ MEBIBYTE: Final = 1024 * 1024
 class StreamingSettings(Section):
     """Where functions send the chunks of streams."""
 
-    listen: str = "127.0.0.1:8181"
-    """Address to listen on, as `host:port`. Compute nodes must reach it through `public_url`, so
-    put a proxy with TLS in front of it, or an address that they can reach here."""
+    listen: str = "127.0.0.1:0"
+    """Address to listen on, as `host:port`; port 0 takes a free one in each process, for compute
+    nodes on this machine. Others need a port, and a proxy with TLS in front of it that
+    `public_url` names."""
     public_url: str | None = None
     """What functions are told to send to: scheme, host and port, no path. Unset: plain HTTP to the
     address that is listened on, which serves compute nodes on this machine only."""
@@ -52,13 +54,24 @@ class StreamingSettings(Section):
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
-        ListenAddress.parse(value)
+        try:
+            address = ListenAddress.parse(value)
+        except SettingsError as exc:
+            raise ValueError(str(exc)) from exc
+        if address.unix:
+            raise ValueError("must be host:port")
         return value
 
     @field_validator("public_url")
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
         return value if value is None else check_url(value)
+
+    @model_validator(mode="after")
+    def _check_port(self) -> StreamingSettings:
+        if self.public_url is not None and ListenAddress.parse(self.listen).port == 0:
+            raise ValueError("`public_url` needs a port in `listen` that its proxy can send to")
+        return self
 
     @field_validator("secret")
     @classmethod

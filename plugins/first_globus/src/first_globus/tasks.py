@@ -26,6 +26,9 @@ MAX_TASKS: Final = 256
 MAX_EARLY: Final = 1024
 """Results kept whose tasks are not known: they may overtake the answer to their submit."""
 
+MAX_EARLY_CHARS: Final = 32 * 1024 * 1024
+"""Length of these together, since those of calls that were given up look the same."""
+
 _OVERHEAD_BYTES: Final = 4096
 """What a submit holds beside its tasks, generously."""
 
@@ -75,11 +78,13 @@ class Results:
     def __init__(self) -> None:
         self._waiting: dict[str, Task] = {}
         self._early: OrderedDict[str, TaskResult] = OrderedDict()
+        self._early_chars = 0
 
     def expect(self, task: Task) -> None:
         """Wait for the result of a task that has its id."""
         early = self._early.pop(task.id, None)
         if early is not None:
+            self._early_chars -= len(early.data)
             task.finish(early)
         elif not task.result.done():
             self._waiting[task.id] = task
@@ -94,9 +99,13 @@ class Results:
         if task is not None:
             task.finish(result)
             return
+        if result.task_id in self._early:
+            return
         self._early[result.task_id] = result
-        while len(self._early) > MAX_EARLY:
-            self._early.popitem(last=False)
+        self._early_chars += len(result.data)
+        while len(self._early) > MAX_EARLY or self._early_chars > MAX_EARLY_CHARS:
+            _, oldest = self._early.popitem(last=False)
+            self._early_chars -= len(oldest.data)
 
     def pending(self) -> list[str]:
         """Return the ids of tasks whose results are missing."""
