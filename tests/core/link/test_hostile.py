@@ -131,6 +131,20 @@ async def test_late_frames_are_passed_over(pair: Any) -> None:
     assert (end.call_id, end.code) == (3, 0)
 
 
+async def test_calls_cancelled_at_once_leave_nothing(pair: Any) -> None:
+    """Calls that come together with their cancel are forgotten."""
+    async with raw_dial(pair.target) as (peer, _):
+        await peer.send(hello())
+        ids = range(1, 200, 2)
+        await peer.send(*[f for i in ids for f in (call_frame(i, "hang"), frame(CANCEL, i))])
+        await peer.send(call_frame(201))
+        await peer.frame(END)
+        link = next(found for found in pair.links.links if found is not pair.ends["back"])
+
+        assert link.statistics().served_call_count == 0
+        assert not link.running
+
+
 REFUSED_CALLS = {
     "illegal key": ({"metadata": [{"key": "K", "value": b"v"}]}, "INVALID_ARGUMENT"),
     "no key": ({"metadata": [{"key": "", "value": b"v"}]}, "INVALID_ARGUMENT"),

@@ -104,6 +104,8 @@ class Link:
         )
         self._sent: dict[int, SentCall] = {}
         self._served: dict[int, ServedCall] = {}
+        self.running: set[ServedCall] = set()
+        """Calls whose servicer has not come to its end, ended ones included."""
         self._partials = Partials()
         self._last_sent_id = -1 if pipe.dialled else 0
         self._last_served_id = 0
@@ -154,6 +156,15 @@ class Link:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+            await self._wait_servicers()
+
+    async def _wait_servicers(self) -> None:
+        """Wait for servicers that were cancelled; one that does not heed it is left behind."""
+        tasks = [call.task for call in self.running if call.task is not None]
+        if tasks:
+            wait = asyncio.ensure_future(asyncio.wait(tasks))
+            await wait_until([wait], self.clock, self.clock.monotonic() + LAST_WRITE_S)
+            wait.cancel()
 
     async def _last_write(self, writer: asyncio.Task[None]) -> None:
         """Wait for a write that is under way: gRPC cannot end an RPC before it."""
@@ -488,6 +499,7 @@ class Link:
         handler = self._servicers.find(frame.method)
         call = ServedCall(self, call_id, handler, metadata, timeout_s)
         self._served[call_id] = call
+        self.running.add(call)
         call.start(frame.message)
 
     def _reason_not_to_serve(self, frame: link_pb2.Frame) -> Status | None:

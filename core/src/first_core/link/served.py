@@ -38,14 +38,15 @@ class ServedCall:
         "_deadline",
         "_details",
         "_ended",
+        "_entered",
         "_handler",
         "_metadata",
-        "_task",
         "_timer",
         "_trailing",
         "_waiter",
         "call_id",
         "link",
+        "task",
     )
 
     def __init__(
@@ -60,8 +61,9 @@ class ServedCall:
         self._details = ""
         self._trailing: Metadata = ()
         self._ended = False
+        self._entered = False
         self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._deadline: float | None = None
         self._timer: TimerHandle | None = None
         if timeout_s is not None:
@@ -151,7 +153,7 @@ class ServedCall:
 
     def start(self, message: bytes) -> None:
         """Run the servicer."""
-        self._task = asyncio.get_running_loop().create_task(self._run(message))
+        self.task = asyncio.get_running_loop().create_task(self._run(message))
 
     def on_credit(self, credit_bytes: int) -> None:
         """Take leave to send more."""
@@ -165,13 +167,10 @@ class ServedCall:
         self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-
-    async def wait_stopped(self) -> None:
-        """Wait until the servicer has come to its end."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self.task is not None:
+            self.task.cancel()
+        if not self._entered:
+            self.link.running.discard(self)  # a task that is cancelled before it runs never runs
 
     def _expire(self) -> None:
         self._finish(EXPIRED)
@@ -180,6 +179,7 @@ class ServedCall:
     # The run.
 
     async def _run(self, message: bytes) -> None:
+        self._entered = True
         try:
             answer = await self._answer(message)
         except asyncio.CancelledError:
@@ -191,6 +191,8 @@ class ServedCall:
                 self._finish(self._failure(exc))
         else:
             self._finish(self._status(), answer)
+        finally:
+            self.link.running.discard(self)
 
     async def _answer(self, message: bytes) -> bytes | None:
         request = await self._request(message)
