@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
+from first_core.errors import UpstreamRejectedError
+
 
 async def test_call_comes_back_with_the_servers_answer(start, make_call, sim, function):
     """A call goes through service, broker, agent and function to the server, and back."""
@@ -30,3 +34,37 @@ async def test_parallel_calls_never_mix(start, make_call, sim, function):
 
     found = [json.loads(answer.body)["usage"]["completion_tokens"] for answer in answers]
     assert found == list(range(1, 21))
+
+
+async def test_pushed_answer_does_not_wait_for_results(start, make_call, cloud, sim):
+    """With `pushes_answers` a plain answer comes without the task's result, byte for byte."""
+    backend = await start(cluster={"pushes_answers": True})
+    cloud.hold_results = True
+
+    answer = await backend.call(make_call())
+
+    assert json.loads(answer.body)["choices"][0]["finish_reason"] == "stop"
+    await asyncio.to_thread(cloud.release_results)
+
+
+async def test_pushed_refusal_keeps_its_status(start, make_call, cloud, sim):
+    """A refusal comes the same way, as what it was."""
+    backend = await start(cluster={"pushes_answers": True})
+
+    with pytest.raises(UpstreamRejectedError) as caught:
+        await backend.call(make_call(b'{"model": "other", "messages": []}'))
+    assert caught.value.upstream.status in {400, 404}
+
+
+async def test_answer_returns_where_it_cannot_be_pushed(start, make_call, sim, unused_tcp_port):
+    """Where the function does not reach the listener, the answer comes as the task's result."""
+    streaming = {
+        "listen": f"127.0.0.1:{unused_tcp_port}",
+        "public_url": "http://127.0.0.1:9",
+        "secret": {"env": "TEST_STREAM_SECRET"},
+    }
+    backend = await start(cluster={"pushes_answers": True}, streaming=streaming)
+
+    answer = await backend.call(make_call())
+
+    assert json.loads(answer.body)["choices"]

@@ -117,8 +117,15 @@ def answer_of(result: TaskResult, *, now_s: float) -> Answer:
     Raises:
         FirstError: The call failed; a 4xx or 5xx of the inference server as what it was.
     """
-    text = text_of(result, now_s=now_s)
-    body = text.encode()
+    return answer_of_text(text_of(result, now_s=now_s).encode(), now_s=now_s)
+
+
+def answer_of_text(body: bytes, *, now_s: float) -> Answer:
+    """Return the answer in what a function returned or sent.
+
+    Raises:
+        FirstError: It is none, or an error in disguise.
+    """
     try:
         error = embedded_error(body)
     except NoJsonError as exc:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from first_core.errors import (
+    BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
     FirstError,
@@ -15,7 +16,7 @@ from first_core.errors import (
     UnsupportedError,
 )
 from first_core.plugin.http.errors import retry_after_s
-from first_globus.payload import answer_of, task_arguments
+from first_globus.payload import answer_of, answer_of_text, task_arguments
 from first_globus.service import ServiceError
 from first_globus.tasks import Task
 
@@ -66,20 +67,41 @@ class TaskUpstream:
 
     async def call(self, call: Call) -> Answer:
         """Run one call; raises as `Backend.call`."""
+        try:
+            if self._settings.pushes_answers and self._ingest is not None:
+                return await self._pushed(call, self._ingest.port)
+            return await self._returned(call)
+        except ServiceError as exc:
+            raise from_service(exc, now_s=self._clock.time()) from exc
+
+    async def _returned(self, call: Call) -> Answer:
         task = self._task(task_arguments(call, api_port=self._settings.api_port))
         try:
             with self._watch(call) as watch:
                 watch.expect("first_chunk", call.timeouts.first_chunk_s)
-                self._submit(task)
+                self._lane.add(task)
                 result = await task.result
         except BackendTimeoutError as exc:
             exc.work_started = task.is_sent
             raise
-        except ServiceError as exc:
-            raise from_service(exc, now_s=self._clock.time()) from exc
         finally:
             self._drop(task)
         return answer_of(result, now_s=self._clock.time())
+
+    async def _pushed(self, call: Call, port: int) -> Answer:
+        stream, whole = self._streams.open(), _WholeAnswer()
+        task = self._stream_task(call, stream, port)
+        try:
+            await self._relay(call, stream, whole, task)
+        except BackendError:
+            # The function returns the answer where it cannot reach the listener.
+            if whole.pieces or not task.result.done() or task.result.cancelled():
+                raise
+            return answer_of(task.result.result(), now_s=self._clock.time())
+        finally:
+            self._streams.close(stream)
+            self._drop(task)
+        return answer_of_text(b"".join(whole.pieces), now_s=self._clock.time())
 
     async def stream(self, call: Call, sink: ChunkSink) -> None:
         """Run one call and write its answer into `sink`; raises as `Backend.stream`."""
@@ -87,31 +109,33 @@ class TaskUpstream:
             raise UnsupportedError("this cluster does not stream; ask for a plain answer")
         stream = self._streams.open()
         try:
-            await self._stream(call, stream, sink, self._ingest.port)
+            task = self._stream_task(call, stream, self._ingest.port)
+            try:
+                await self._relay(call, stream, sink, task)
+            finally:
+                self._drop(task)
         except ServiceError as exc:
             raise from_service(exc, now_s=self._clock.time()) from exc
         finally:
             self._streams.close(stream)
 
-    async def _stream(self, call: Call, stream: Stream, sink: ChunkSink, port: int) -> None:
+    async def _relay(self, call: Call, stream: Stream, sink: ChunkSink, task: Task) -> None:
+        with self._watch(call) as watch:
+            self._lane.add(task)
+            await stream.relay(
+                sink,
+                task,
+                watch=watch,
+                timeouts=call.timeouts,
+                confirm_s=self._streaming.confirm_timeout_s,
+            )
+
+    def _stream_task(self, call: Call, stream: Stream, port: int) -> Task:
         extra = self._destination(port) | {
             "stream_task_id": stream.id,
             "stream_task_token": stream.credential,
         }
-        arguments = task_arguments(call, api_port=self._settings.api_port, extra=extra)
-        task = self._task(arguments)
-        try:
-            with self._watch(call) as watch:
-                self._submit(task)
-                await stream.relay(
-                    sink,
-                    task,
-                    watch=watch,
-                    timeouts=call.timeouts,
-                    confirm_s=self._streaming.confirm_timeout_s,
-                )
-        finally:
-            self._drop(task)
+        return self._task(task_arguments(call, api_port=self._settings.api_port, extra=extra))
 
     def _destination(self, port: int) -> dict[str, str | int]:
         url = urlsplit(self._streaming.public_url or f"http://127.0.0.1:{port}")
@@ -125,9 +149,6 @@ class TaskUpstream:
         settings = self._settings
         return Task(str(settings.endpoint_uuid), str(settings.function_uuid), arguments)
 
-    def _submit(self, task: Task) -> None:
-        self._lane.add(task)
-
     def _drop(self, task: Task) -> None:
         # The service cannot cancel a task: what it still returns is dropped.
         self._results.forget(task)
@@ -138,6 +159,24 @@ class TaskUpstream:
         if current is None:
             raise RuntimeError("needs an asyncio.Task, which deadlines cancel")
         return self._watchdog.watch(current, total_s=call.timeouts.total_s)
+
+
+class _WholeAnswer:
+    """Collects an answer that comes the way of streams."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def start(self, content_type: str) -> None:
+        """Take note of nothing: it is JSON."""
+
+    def write(self, data: bytes) -> bool:
+        """Keep the next bytes; never behind."""
+        self.pieces.append(data)
+        return False
+
+    async def drain(self) -> None:
+        """Return: a collection is never behind."""
 
 
 def from_service(error: ServiceError, *, now_s: float) -> FirstError:

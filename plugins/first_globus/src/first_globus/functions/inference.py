@@ -13,6 +13,7 @@ It reads from the environment of its endpoint:
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -27,6 +28,8 @@ from urllib.parse import urlsplit
 SERVER_TIMEOUT_S = 3600
 SEND_TIMEOUT_S = 30
 SEND_TRIES = 8
+ANSWER_CHARS = 512 * 1024
+ANSWER_TRIES = 3  # then it is returned instead
 GROUP_PIECES = 16  # of 64 KiB each at most, so that no request exceeds what the gateway takes
 STREAM_KEYS = (
     "streaming_server_host",
@@ -51,7 +54,28 @@ def first_inference(parameters: dict[str, Any]) -> str:
         return _whole(port, "GET", "/health", None)
     if body.get("stream") and destination:
         return _stream(port, f"/v1/{path}", body, destination)
+    if destination:
+        return _pushed(port, f"/v1/{path}", body, _Gateway(destination, tries=ANSWER_TRIES))
     return _whole(port, "POST", f"/v1/{path}", body)
+
+
+def _pushed(port: int, path: str, body: dict[str, Any], gateway: _Gateway) -> str:
+    """Send the whole answer as a stream is sent; return it where the gateway cannot be reached."""
+    try:
+        text = _whole(port, "POST", path, body)
+    except RuntimeError as exc:
+        with contextlib.suppress(_NobodyWaits, _NotTakenError):
+            gateway.post("error", {"error": str(exc), "type": "error"})
+        raise
+    try:
+        for begin in range(0, len(text), ANSWER_CHARS):
+            gateway.send(text[begin : begin + ANSWER_CHARS])
+        gateway.post("done", {"type": "done", "groups": gateway.count})
+    except _NotTakenError:
+        return text
+    except _NobodyWaits:
+        return json.dumps({"streaming": True, "status": "error", "error": "nobody waits"})
+    return json.dumps({"streaming": True, "status": "completed", "groups": gateway.count})
 
 
 def _whole(port: int, method: str, path: str, body: dict[str, Any] | None) -> str:
@@ -190,10 +214,15 @@ class _NobodyWaits(Exception):  # noqa: N818 - told in its name
     """The gateway waits for this stream no more: its client has left."""
 
 
+class _NotTakenError(RuntimeError):
+    """The gateway could not be reached, or did not take what was sent."""
+
+
 class _Gateway:
     """Sends numbered chunks; each is sent again until it has arrived once."""
 
-    def __init__(self, destination: dict[str, Any]) -> None:
+    def __init__(self, destination: dict[str, Any], tries: int = SEND_TRIES) -> None:
+        self._tries = tries
         self.count = 0
         self._scheme: str = destination["streaming_server_protocol"]
         self._host: str = destination["streaming_server_host"]
@@ -214,7 +243,7 @@ class _Gateway:
     def post(self, kind: str, fields: dict[str, Any]) -> None:
         data = json.dumps({"task_id": self._task_id, **fields}).encode("utf-8")
         problem = ""
-        for attempt in range(SEND_TRIES):
+        for attempt in range(self._tries):
             if attempt:
                 time.sleep(min(0.1 * 2**attempt, 5.0))
             try:
@@ -230,7 +259,7 @@ class _Gateway:
             problem = f"HTTP {status}"
             if status < 500 and status not in (408, 429):
                 break
-        raise RuntimeError(f"the gateway did not take a chunk: {problem}")
+        raise _NotTakenError(f"the gateway did not take a chunk: {problem}")
 
     def _try(self, path: str, data: bytes) -> int:
         if self._connection is None:
