@@ -225,6 +225,14 @@ async def test_trailing_metadata_comes_with_success(pair: Any) -> None:
     assert tuple(await running.trailing_metadata()) == (("k", "v"),)
 
 
+async def test_answer_can_be_awaited_again(pair: Any) -> None:
+    """Awaiting a call that has ended returns the same answer, and asks nobody."""
+    running = pair.stubs["out"].Call(call("", b"x"))
+
+    assert await running is await running
+    assert len(pair.servicers["out"].contexts) == 1
+
+
 async def test_method_that_is_not_served_is_unimplemented(pair: Any) -> None:
     """A method that nobody has registered ends with UNIMPLEMENTED, as does a default one."""
     unknown = await outcome(pair.channel.unary_unary("/first.v1.Nobody/Call")(b""))

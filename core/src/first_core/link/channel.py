@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import grpc
 
@@ -192,20 +192,21 @@ class LinkChannel(CallSurface):
         try:
             link = await opened
         except LinkError as exc:
-            self._failure = exc
-            self._is_plain = self._fall_back and exc.code is grpc.StatusCode.UNIMPLEMENTED
-            _log.log(
-                logging.INFO if self._is_plain else logging.WARNING,
-                "link_not_open",
-                extra={"reason": exc.text, "code": exc.code.name},
-            )
-            self._tell_waiters()
+            self._on_failure(exc)
             return exc
         self._current, self._failure, self._is_plain = link, None, False
         self._tell_waiters()
         await link.wait_left()
         self._current = None
         return None
+
+    def _on_failure(self, exc: LinkError) -> None:
+        before, self._failure = self._failure, exc
+        self._is_plain = self._fall_back and exc.code is grpc.StatusCode.UNIMPLEMENTED
+        if before is None or before.code is not exc.code:  # and not with each attempt
+            level = logging.INFO if self._is_plain else logging.WARNING
+            _log.log(level, "link_not_open", extra={"reason": exc.text, "code": exc.code.name})
+        self._tell_waiters()
 
     async def _carry(self, opened: asyncio.Future[Link]) -> None:
         """Run one link to its end; a link that is left goes on beside its successor."""
@@ -243,6 +244,14 @@ class LinkChannel(CallSurface):
             self._live.discard(link)
             run.cancel()
             await asyncio.wait([run])
+
+    async def __aenter__(self) -> Self:
+        """Return the channel; it is closed at the end."""
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Close the channel."""
+        await self.close()
 
     async def close(self, grace: float | None = None) -> None:
         """Make no more calls, give those in flight `grace` seconds, end the link."""

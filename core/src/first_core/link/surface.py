@@ -236,21 +236,26 @@ class _Call:
 class UnaryCall(_Call):
     """One unary call; await it, in the task that it shall run in."""
 
+    _answer: Message = None
+
     def __await__(self) -> Generator[Any, None, Message]:
         """Run the call and return its message."""
         return self._run().__await__()
 
     async def _run(self) -> Message:
+        if self._answer is not None:
+            return self._answer
         if self._status is not None:
             raise self._raised(self._status)
         self._begun = asyncio.current_task() if self._begun is None else self._begun
         try:
-            return await self._exchange()
+            self._answer = await self._exchange()
         except asyncio.CancelledError:
             self._cancel_with(CANCELLED)
             raise
         finally:
             self._begun = None
+        return self._answer
 
     async def _exchange(self) -> Message:
         while (sent := await self._send()) is not None:
