@@ -8,6 +8,9 @@ import json
 import pytest
 
 from first_core.errors import UpstreamRejectedError
+from first_globus import functions
+from first_globus.service import ComputeService
+from first_globus.settings import GlobusSettings
 
 
 async def test_call_comes_back_with_the_servers_answer(start, make_call, sim, function):
@@ -68,3 +71,44 @@ async def test_answer_returns_where_it_cannot_be_pushed(start, make_call, sim, u
     answer = await backend.call(make_call())
 
     assert json.loads(answer.body)["choices"]
+
+
+async def test_registered_source_runs(start, make_call, cloud, sim, monkeypatch):
+    """What is registered through the service runs as it was written."""
+    monkeypatch.setenv("TEST_GLOBUS_SECRET", cloud.client_secret)
+    settings = GlobusSettings(
+        client_id=cloud.client_id,
+        client_secret={"env": "TEST_GLOBUS_SECRET"},
+        service_url=cloud.url,
+        auth_url=cloud.url,
+    )
+    service = ComputeService(settings)
+    function = await service.register("first_inference", functions.source("inference"))
+    service.stop()
+    backend = await start(function)
+
+    answer = await backend.call(make_call())
+
+    assert json.loads(answer.body)["choices"]
+
+
+async def test_arguments_are_what_sites_have_registered_for(start, make_call, cloud, server):
+    """The payload of a task is today's, key by key."""
+    source = (
+        "import json\n"
+        "def echo(parameters):\n"
+        "    return json.dumps({'choices': [], 'seen': parameters})\n"
+    )
+    backend = await start(cloud.add_function("echo", source))
+
+    answer = await backend.call(make_call(b'{"model": "m", "x": 1.50, "y": [null]}'))
+
+    assert json.loads(answer.body)["seen"] == {
+        "model_params": {
+            "model": "m",
+            "x": 1.5,
+            "y": [None],
+            "openai_endpoint": "chat/completions",
+            "api_port": server.port,
+        }
+    }

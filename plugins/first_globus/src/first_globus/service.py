@@ -8,6 +8,7 @@ the task, and a retry would run it twice. The service has no key that would tell
 from __future__ import annotations
 
 import asyncio
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -135,6 +136,32 @@ class ComputeService:
         ):
             raise ServiceError("the service's answer to a submit is not readable")
         return ids
+
+    async def register(self, name: str, source: str) -> str:
+        """Register a function and return its id.
+
+        Args:
+            name: Of the function in the source.
+            source: Text of a file, which is run as a whole where the function is called; so the
+                Python here and there need not be the same.
+
+        Raises:
+            ServiceError: The service did not take it.
+        """
+        document = {
+            "function_name": name,
+            "function_code": source,
+            "serialized": False,
+            "meta": {
+                "python_version": platform.python_version(),
+                "sdk_version": globus_sdk.__version__,
+            },
+        }
+        answer = await self._run(lambda clients: clients.v3.register_function(document))
+        try:
+            return str(answer["function_uuid"])
+        except (KeyError, TypeError) as exc:
+            raise ServiceError("the service's answer to a registration is not readable") from exc
 
     async def status(self, endpoint: str) -> str:
         """Return what the service calls an endpoint's status: `online`, `offline` or else.
