@@ -59,9 +59,11 @@ class RateLimit:
     def _count(self, file: int) -> float:
         now_s = self._clock.time()
         times = self._read(file)
-        # A time in the future comes from a clock that was set back; it would block for ever.
-        wait_s = min(times[0], now_s) + self._settings.period_s - now_s
-        if times[0] and wait_s > 0:
+        if max(times) > now_s:  # the clock was set back; they would block until it catches up
+            times = tuple(min(at_s, now_s) for at_s in times)
+            os.pwrite(file, self._format.pack(*times), 0)
+        wait_s = times[0] + self._settings.period_s - now_s
+        if wait_s > 0:
             return wait_s
         os.pwrite(file, self._format.pack(*times[1:], now_s), 0)
         return 0.0
