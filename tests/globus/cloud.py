@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import aio_pika
+import aiohttp
 from aiohttp import web
 
 if TYPE_CHECKING:
@@ -265,8 +266,6 @@ class Cloud:
 
     async def _token(self, request: web.Request) -> web.Response:
         auth = request.headers.get("authorization", "")
-        import aiohttp  # noqa: PLC0415
-
         try:
             given = aiohttp.BasicAuth.decode(auth)
         except ValueError:

@@ -30,6 +30,8 @@ def first_register_backends(register: BackendRegister, settings: PluginSettings)
     from first_globus.settings import GlobusSettings  # noqa: PLC0415 - loaded when asked for
 
     section = settings.section(GlobusSettings)
+    if not section.clusters:
+        return  # SDK and broker take time and memory; nobody needs them
 
     def make(context: BackendContext) -> Backend:
         from first_globus.backend import GlobusBackend  # noqa: PLC0415 - brings SDK and broker
