@@ -20,6 +20,7 @@ from first_core.testing.simulator import (
     SimulatorSettings,
     StallAfterEvents,
 )
+from first_core.types import Operation
 
 BODY = b"""{"model": "sim-model", "stream": true, "stream_options": {"include_usage": true},
  "messages": [{"role": "user", "content": "Hi"}]}"""
@@ -143,3 +144,43 @@ async def test_overload_before_the_stream(start, make_call, sink, sim, function)
     with pytest.raises(BackendUnavailableError):
         await backend.stream(make_call(BODY), sink)
     assert sink.data == b""
+
+
+NAMED = [
+    pytest.param(
+        Operation.MESSAGE,
+        b"""{"model": "sim-model", "max_tokens": 20, "stream": true,
+         "messages": [{"role": "user", "content": "Hi"}]}""",
+        b"event: message_stop\n",
+        id="message",
+    ),
+    pytest.param(
+        Operation.RESPONSE,
+        b'{"model": "sim-model", "stream": true, "input": "Hi"}',
+        b"event: response.completed\n",
+        id="response",
+    ),
+]
+
+
+@pytest.mark.parametrize(("operation", "body", "end"), NAMED)
+async def test_dialects_with_named_events(*, start, make_call, sink, sim, operation, body, end):
+    """Streams that have no `[DONE]` end with their own event, names and data together."""
+    backend = await start()
+
+    await backend.stream(make_call(body, operation), sink)
+
+    whole = [event for event in sink.data.split(b"\n\n") if event]
+    assert whole[-1].startswith(end)
+    assert all(event.startswith(b"event: ") and b"\ndata: " in event for event in whole)
+
+
+@pytest.mark.parametrize(("operation", "body", "end"), NAMED)
+async def test_end_that_todays_function_drops_is_an_error(
+    *, start, make_call, sink, sim, operation, body, end
+):
+    """Today's function sends its last lines only at `[DONE]`, which these dialects do not have."""
+    backend = await start("registered")
+
+    with pytest.raises((StreamTruncatedError, BackendUnavailableError)):
+        await backend.stream(make_call(body, operation), sink)
