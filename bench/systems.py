@@ -164,7 +164,7 @@ def serve(first: str, upstreams: Ports, folder: Path) -> System:
 
 
 def apart(first: str, upstreams: Ports, folder: Path) -> System:
-    """Front and router as two processes, one gRPC call per call."""
+    """Front and router as two processes, with a link between them."""
     http, grpc = free_ports(2)
     router, front = folder / "router.yaml", folder / "front.yaml"
     router.write_text(f"grpc: {{listen: 127.0.0.1:{grpc}}}\n" + _vllm(upstreams) + TELEMETRY)

@@ -39,7 +39,7 @@ What a model can be asked, as settings name it, and its path over HTTP:
 
 OPERATIONS = [operation.name.lower() for operation in Operation]
 
-PLUGINS = ("direct", "gateway_http", "vllm")
+PLUGINS = ("direct", "gateway_http", "globus", "vllm")
 """Those of this repository; others that are installed here do not belong on the page."""
 
 CORE = ("grpc", "limits", "timeouts", "telemetry", "log", "plugins")

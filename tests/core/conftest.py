@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from first_core.app import Process, add_built_ins
-from first_core.client import connect
+from first_core.client import connect, connect_link
 from first_core.plugin.host import PluginHost
 from first_core.settings import CoreSettings, GrpcSettings, LogSettings, Settings
 from first_core.testing.scripted import BackendPlugin
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 OpenRouter = "Callable[..., AbstractAsyncContextManager[Any]]"
 
 
+_CONNECT = {"grpc": connect, "link": connect_link}
+
+
 @asynccontextmanager
 async def _open(carrier: str, backends: dict[str, Backend], **core: Any) -> AsyncIterator[Any]:
     host = PluginHost()
     add_built_ins(host)
     host.add("scripted", BackendPlugin(**backends))
-    listen = "127.0.0.1:0" if carrier == "grpc" else None
+    listen = "127.0.0.1:0" if carrier in _CONNECT else None
     settings = CoreSettings(
         grpc=GrpcSettings(listen=listen), log=LogSettings(level="error"), **core
     )
@@ -34,8 +37,8 @@ async def _open(carrier: str, backends: dict[str, Backend], **core: Any) -> Asyn
     addresses = await process.start()
     assert process.router is not None
     channel = (
-        connect(addresses[0].removeprefix("grpc://"))
-        if carrier == "grpc"
+        _CONNECT[carrier](addresses[0].removeprefix("grpc://"))
+        if carrier in _CONNECT
         else process.router.channel
     )
     try:
@@ -45,7 +48,7 @@ async def _open(carrier: str, backends: dict[str, Backend], **core: Any) -> Asyn
         await process.stop()
 
 
-@pytest.fixture(params=["direct", "grpc"])
+@pytest.fixture(params=["direct", *_CONNECT])
 def open_router(request: pytest.FixtureRequest) -> Any:
     """Open a router over the given backends; yields a channel to it."""
 

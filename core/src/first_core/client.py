@@ -1,4 +1,4 @@
-"""Typed asyncio client of the router, over any carrier: in process or gRPC.
+"""Typed asyncio client of the router, over any carrier: in process, link or gRPC.
 
 It raises the same `FirstError`s that the router raised.
 """
@@ -6,11 +6,12 @@ It raises the same `FirstError`s that the router raised.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from grpc import aio
 from grpc.aio import EOF  # type: ignore[attr-defined]  # missing from the stubs
 
+from first_core.link import LinkChannel, LinkOptions
 from first_core.wire.status import error_from_rpc
 from first_proto.v1 import catalog_pb2, catalog_pb2_grpc, inference_pb2_grpc
 
@@ -39,18 +40,35 @@ _RECONNECT_OPTIONS: list[tuple[str, Any]] = [
 """A router that is back is found within a second or so; by default gRPC waits up to two minutes.
 Source: gRPC, "Connection Backoff Protocol"."""
 
+_MAX_ANSWER_BYTES: Final = 2**31 - 1
+"""The router bounds answers; this is the largest message of protobuf."""
+
+_RECONNECT_WAIT_S: Final = 1.0
+"""How long a call waits for a router that is away, before it fails."""
+
 
 def connect(target: str) -> aio.Channel:
     """Return a gRPC channel to a router at `host:port` or `unix:path`; it connects on first use."""
     return aio.insecure_channel(target, options=[*CHANNEL_OPTIONS, *_RECONNECT_OPTIONS])
 
 
+def connect_link(target: str) -> LinkChannel:
+    """Return a channel that carries all calls to a router over one stream.
+
+    It dials with the first call. A router that takes no links gets one gRPC call per call.
+    """
+    options = LinkOptions(
+        max_message_bytes=_MAX_ANSWER_BYTES, max_call_count=0, reconnect_wait_s=_RECONNECT_WAIT_S
+    )
+    return LinkChannel(connect(target), options=options, fall_back=True)
+
+
 class RouterClient:
     """Calls a router.
 
     Args:
-        channel: A `grpc.aio.Channel`, or the in-process channel of the router's own process. The
-            caller closes it.
+        channel: A `grpc.aio.Channel`, a link, or the in-process channel of the router's own
+            process. The caller closes it.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -175,4 +193,4 @@ async def _pull(call: Any, receive: Receive) -> None:
         call.cancel()  # no effect on a call that has ended
 
 
-__all__ = ["CHANNEL_OPTIONS", "Metadata", "Receive", "RouterClient", "connect"]
+__all__ = ["CHANNEL_OPTIONS", "Metadata", "Receive", "RouterClient", "connect", "connect_link"]

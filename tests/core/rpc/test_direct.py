@@ -9,7 +9,9 @@ import grpc
 import pytest
 from grpc import aio
 
+from first_core.link import LinkChannel, LinkServer
 from first_core.rpc.direct import DirectChannel
+from first_proto.link.v1 import link_pb2_grpc
 from first_proto.v1 import inference_pb2, inference_pb2_grpc
 
 RESPONSE = inference_pb2.StreamCallResponse
@@ -41,7 +43,7 @@ class Servicer(inference_pb2_grpc.InferenceServiceServicer):
             self.stopped.set()
 
 
-@pytest.fixture(params=["direct", "grpc"])
+@pytest.fixture(params=["direct", "grpc", "link"])
 async def opened(request: pytest.FixtureRequest) -> Any:
     """A stub and its servicer, over each carrier: both must behave the same."""
     servicer = Servicer()
@@ -51,11 +53,16 @@ async def opened(request: pytest.FixtureRequest) -> Any:
         yield inference_pb2_grpc.InferenceServiceStub(channel), servicer
         return
     server = aio.server()
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+    links = LinkServer()
+    link_pb2_grpc.add_LinkServiceServicer_to_server(links, server)
+    target = links if request.param == "link" else server
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, target)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as connection:
-        yield inference_pb2_grpc.InferenceServiceStub(connection), servicer
+    connection = aio.insecure_channel(f"127.0.0.1:{port}")
+    channel = LinkChannel(connection) if request.param == "link" else connection
+    yield inference_pb2_grpc.InferenceServiceStub(channel), servicer
+    await channel.close()
     await server.stop(None)
 
 

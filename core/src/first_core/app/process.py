@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from first_core.app.ending import Ending
 from first_core.app.reload import FileWatch, Reloader
 from first_core.app.router import Router
-from first_core.client import connect
+from first_core.client import connect_link
 from first_core.clock import Clock, SystemClock
 from first_core.peering.server import PeerServer, peer_server
 from first_core.plugin import FrontContext, PluginSettings
@@ -145,7 +145,7 @@ class Process:
             await self.router.start()
             self._channel = self.router.channel
         else:
-            self._channel = connect(self._router_target or "")
+            self._channel = connect_link(self._router_target or "")
             self._undo.append(self._close_channel)
         if self._grpc is not None:
             self._undo.append(self._grpc.stop)

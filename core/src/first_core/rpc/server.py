@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from grpc import aio
 
 from first_core.client import CHANNEL_OPTIONS
 from first_core.errors import StartupError
+from first_core.link import MAX_BATCH_BYTES, LinkOptions, LinkServer
 from first_core.plugin import ActiveCalls
 from first_core.rpc.counted import CountedInference
 from first_core.settings import ListenAddress, require_loopback
+from first_proto.link.v1 import link_pb2_grpc
 from first_proto.v1 import (
     catalog_pb2,
     catalog_pb2_grpc,
@@ -34,7 +37,7 @@ def add_services(
     inference: InferenceServicer | CountedInference,
     catalog: CatalogServicer,
 ) -> None:
-    """Register our services on a `grpc.aio.Server` or on the in-process channel."""
+    """Register our services on a `grpc.aio.Server` for links, or on the in-process channel."""
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, target)  # type: ignore[no-untyped-call]
     catalog_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, target)  # type: ignore[no-untyped-call]
 
@@ -68,6 +71,8 @@ class GrpcServer:
         self._calls = ActiveCalls()
         self._inference = CountedInference(inference, self._calls)
         self._catalog = catalog
+        self._links = LinkServer(options=LinkOptions(max_message_bytes=settings.max_message_bytes))
+        add_services(self._links, self._inference, catalog)
         self._server: aio.Server | None = None
         self._health: Any = None
 
@@ -81,9 +86,11 @@ class GrpcServer:
         address = ListenAddress.parse(listen)
         require_loopback(address)
         options = [*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(self._reuse_port))]
-        options.append(("grpc.max_receive_message_length", self._settings.max_message_bytes))
+        largest = max(self._settings.max_message_bytes, MAX_BATCH_BYTES)
+        options.append(("grpc.max_receive_message_length", largest))
         server = aio.server(options=options)
         add_services(server, self._inference, self._catalog)
+        link_pb2_grpc.add_LinkServiceServicer_to_server(self._links, server)  # type: ignore[no-untyped-call]
         self._add_standard_services(server)
         try:
             port = server.add_insecure_port(listen)
@@ -136,7 +143,7 @@ class GrpcServer:
         self._catalog.end_watches()
         server, self._server = self._server, None
         if server is not None:
-            await server.stop(LAST_WORDS_S)
+            await asyncio.gather(self._links.stop(LAST_WORDS_S), server.stop(LAST_WORDS_S))
 
     async def mark_serving(self) -> None:
         """Let the health service say SERVING."""

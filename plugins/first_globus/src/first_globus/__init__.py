@@ -1,0 +1,1 @@
+"""FIRST gateway backend for clusters that Globus Compute reaches."""
