@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from math import log
+from math import inf, log
 from typing import TYPE_CHECKING, Final
 
 from first_core.plugin.policy import C, RoutingPolicy
@@ -39,23 +39,34 @@ class AffinityPolicy(RoutingPolicy):
         found = best_tier(candidates)
         if not request.affinity_key:
             return min(found, key=lambda c: load_of(c) / c.weight)
-        key = _number(request.affinity_key)
         weights = [c.weight for c in found]
-        chosen = self._winner(key, found, is_even=min(weights) == max(weights))
-        share = LOAD_FACTOR * (1 + sum([c.outstanding_count for c in found])) / sum(weights)
-        if _has_room(chosen, share):
+        draws = self._draws(_number(request.affinity_key), found, weights)
+        chosen = found[draws.index(max(draws))]
+        if not chosen.outstanding_count:
+            return chosen  # one call is nobody's overload
+        counts = [c.outstanding_count for c in found]
+        share = LOAD_FACTOR * (1 + sum(counts)) / sum(weights)
+        if chosen.outstanding_count + 1 <= share * chosen.weight:
             return chosen
         # Rare, so that the load of the others is looked at only now.
-        others = [c for c in found if _has_room(c, share)]
-        return max(others, key=lambda c: self._draw(key, c), default=chosen)
+        left = [
+            draw if not count or count + 1 <= share * weight else -inf
+            for draw, count, weight in zip(draws, counts, weights, strict=True)
+        ]
+        best = max(left)
+        return chosen if best == -inf else found[left.index(best)]
 
-    def _winner(self, key: int, found: Sequence[C], *, is_even: bool) -> C:
-        self._learn(found)
-        if not is_even:
-            return max(found, key=lambda c: self._draw(key, c))
-        seeds = self._seeds
-        # The logarithm keeps the order, so even candidates need none.
-        return max(found, key=lambda c: key * seeds[c] % _PRIME)
+    def _draws(self, key: int, found: Sequence[Candidate], weights: list[float]) -> list[float]:
+        """Return each candidate's number in this key's lottery."""
+        try:
+            if min(weights) != max(weights):
+                return [self._draw(key, c) for c in found]
+            seeds = self._seeds
+            # The logarithm keeps the order, so even candidates need none.
+            return [key * seeds[c] % _PRIME for c in found]
+        except KeyError:  # some are new
+            self._learn(found)
+            return self._draws(key, found, weights)
 
     def _draw(self, key: int, candidate: Candidate) -> float:
         """Return a candidate's number in this key's lottery.
@@ -80,10 +91,6 @@ class AffinityPolicy(RoutingPolicy):
         if not request.affinity_key:
             return f"no key, load {load_of(candidate):.1f}"
         return f"drew {self._draw(_number(request.affinity_key), candidate):.3f}"
-
-
-def _has_room(candidate: Candidate, share: float) -> bool:
-    return candidate.outstanding_count + 1 <= max(1.0, share * candidate.weight)
 
 
 MAX_SEEDS: Final = 1000
