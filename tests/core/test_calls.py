@@ -436,3 +436,36 @@ async def test_slow_reader_slows_the_backend(open_router: Any) -> None:
         await task
 
     assert written == 2000
+
+
+async def test_client_that_hangs_up_at_the_end_has_cancelled_nothing(open_router: Any) -> None:
+    """SDKs close the connection as soon as they see `[DONE]`; the call ended well all the same."""
+    done, records = asyncio.Event(), []
+
+    async def on_stream(_call: Call, sink: ChunkSink) -> None:
+        sink.start("text/event-stream")
+        sink.write(TEXT + END + DONE)
+        await sink.drain()
+        await asyncio.Event().wait()
+
+    async def receive(message: Any) -> None:
+        if message.data.endswith(DONE):
+            done.set()
+
+    backend = ScriptedBackend(ready(), on_stream=on_stream)
+    ended = asyncio.Event()
+
+    def watch(record: Any) -> None:
+        records.append(record)
+        ended.set()
+
+    async with open_router(watch=watch, fake=backend) as channel:
+        wanted = inference_pb2.StreamCallRequest(call=request())
+        task = asyncio.create_task(RouterClient(channel).stream(wanted, receive))
+        await done.wait()
+        task.cancel()
+        await ended.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert [record.error_reason for record in records] == [""]

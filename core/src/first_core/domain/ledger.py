@@ -114,6 +114,9 @@ class Ledger:
         self.attempt_count = 0
         self.first_chunk_s: float | None = None
         self.chunk_count = 0
+        self.is_whole = False
+        """Whether the client has got all of a streamed answer. Clients hang up as soon as they see
+        its end, which is no cancelled call."""
         self.continuation_count = 0
         self.usage: Usage | None = None
         self.finish_reasons: tuple[str, ...] = ()
@@ -161,13 +164,18 @@ class Ledger:
 
     def attempt_ended(self, attempt: Attempt, error: BaseException | None) -> None:
         """Close the account of one attempt."""
-        reason = _reason(error) if error is not None else ""
+        reason = self._reason(error) if error is not None else ""
         if error is None:
             self.describe(attempt.span)
         attempt.span.end(reason)
         self._telemetry.attempt_ended(attempt.endpoint, error_reason=reason)
         if isinstance(error, CapacityError | BackendError):
             self._log_failure(attempt, error)
+
+    def _reason(self, error: BaseException) -> str:
+        if self.is_whole and isinstance(error, asyncio.CancelledError):
+            return ""
+        return _reason(error)
 
     def _log_failure(self, attempt: Attempt, error: FirstError) -> None:
         _log.warning(
@@ -192,7 +200,7 @@ class Ledger:
 
     def failed(self, error: BaseException) -> None:
         """Note that the call ends in an error, or that its client left; tell the error of it."""
-        self._error_reason = _reason(error)
+        self._error_reason = self._reason(error)
         last = self.endpoint
         if last is not None and isinstance(error, FirstError):
             # Not the replica: its name may be an address.

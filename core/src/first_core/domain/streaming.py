@@ -182,6 +182,7 @@ class StreamedAnswer:
         ledger, transcript = self._one.ledger, self._transcript
         ledger.finish_reasons = reader.finish_reasons
         ledger.usage = reader.usage
+        ledger.is_whole = reader.complete
         if ledger.continuation_count and transcript is not None and reader.usage is not None:
             ledger.usage = transcript.sum_up(reader.usage)
 
